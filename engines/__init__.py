@@ -1,0 +1,1 @@
+"""One backend a file, and everything that runs without PyTorch: preprocessing, generation, parity, reports."""

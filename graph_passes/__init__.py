@@ -1,0 +1,1 @@
+"""Graph to graph, exact: one pass a file, each reporting what it changed or why it refused."""
