@@ -1,0 +1,50 @@
+"""Fused attention that keeps references to what went in, so that taps can recompute what a reducer asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+NAME = "tp_export"
+
+
+@dataclass
+class Tape:
+    """One attention call: the past to put before its keys and values, and what it saw."""
+
+    past: tuple[Tensor, Tensor] | None = None
+    q: Tensor | None = None
+    k: Tensor | None = None
+    v: Tensor | None = None
+    scale: float = 1.0
+
+
+def fused(  # noqa: PLR0913 - the signature is the one transformers calls
+    module: torch.nn.Module,  # noqa: ARG001
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    tape: Tape,
+    **_: Any,  # noqa: ANN401
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention for transformers' registry: `[B,H,n,d]` in, `[B,n,H,d]` out."""
+    if tape.past is not None:
+        key, value = torch.cat([tape.past[0], key], 2), torch.cat([tape.past[1], value], 2)
+    tape.q, tape.k, tape.v, tape.scale = query, key, value, scaling
+    gqa = query.shape[1] != key.shape[1]
+    out = scaled_dot_product_attention(query, key, value, attention_mask, scale=scaling, enable_gqa=gqa)
+    return out.transpose(1, 2), None
+
+
+def register() -> str:
+    """Register the function under its name, which a model's config then asks for."""
+    from transformers import AttentionInterface  # noqa: PLC0415 - transformers loads slowly
+
+    AttentionInterface.register(NAME, fused)
+    return NAME

@@ -1,0 +1,145 @@
+"""Results kept by the hash of what they were made from, so that a second export does only what is new."""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from engines.bundle import hash_file
+from engines.errors import UserError
+from exporter.disk import full_disk_in_words
+
+SUMS = "sums.json"
+IN_USE_S = 3600  # an entry touched this recently may still be read by another process
+ABANDONED_S = 86400
+
+
+def base() -> Path:
+    """The cache's place: $TP_EXPORT_CACHE, else the user's cache directory."""
+    chosen = os.environ.get("TP_EXPORT_CACHE")
+    return Path(chosen).expanduser().absolute() if chosen else user_cache_path("tp-export")
+
+
+def cached(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> tuple[Path, bool]:
+    """A directory made once for each (kind, key) and kept.
+
+    Args:
+        kind: what it holds; another kind never shares an entry.
+        key: JSON-able; everything the content depends on, with `source_hash()` where code matters.
+        make: fills an empty directory with files; whatever it raises leaves no entry behind.
+
+    Returns:
+        The directory, and whether it was there already, intact. Read-only for the caller: an entry that was
+        changed is made anew.
+    """
+    identity = json.dumps([kind, key], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    entry = base() / "parts" / hashlib.sha256(identity.encode()).hexdigest()
+    if _intact(entry):
+        return entry, True
+    with full_disk_in_words(base()):
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=entry.parent, prefix=".new-"))
+        try:
+            make(fresh)
+            (fresh / SUMS).write_text(json.dumps(_sums(fresh)), encoding="utf-8")
+            _install(fresh, entry)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    evict(keep=entry)
+    return entry, False
+
+
+def evict(keep: Path | None = None) -> None:
+    """Removes entries, least recently used first, until the cap ($TP_EXPORT_CACHE_GIB, 20) is kept.
+
+    Entries used within the last hour stay, so that none vanishes under another running export.
+    """
+    parts, now = base() / "parts", time.time()
+    found = list(parts.iterdir()) if parts.is_dir() else []
+    ages = {place: now - _touched(place) for place in found}
+    entries = [place for place in found if not place.name.startswith(".")]
+    over = sum(map(size, entries)) - _cap()
+    for entry in sorted(entries, key=lambda place: -ages[place]):
+        if over <= 0 or ages[entry] < IN_USE_S:
+            break
+        if entry != keep:
+            over -= size(entry)
+            shutil.rmtree(entry, ignore_errors=True)
+    for place in found:
+        if place.name.startswith(".new-") and ages[place] > ABANDONED_S:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files below a folder; what vanishes meanwhile does not count."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(root, name).lstat().st_size
+    return total
+
+
+@cache
+def source_hash() -> str:
+    """sha256 over the .py files of this tool, in hex: a changed tool reuses nothing it made before."""
+    digest = hashlib.sha256()
+    for package in ("exporter", "graph_passes", "engines"):
+        root = Path(str(files(package)))
+        for file in sorted(root.rglob("*.py")):
+            digest.update(f"{package}/{file.relative_to(root).as_posix()} {hash_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _install(fresh: Path, entry: Path) -> None:
+    """Gives a finished entry its name; an intact one, which another process just made, wins."""
+    with (entry.parent / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _intact(entry):
+            shutil.rmtree(entry, ignore_errors=True)
+            fresh.rename(entry)
+
+
+def _intact(entry: Path) -> bool:
+    """Touches an entry, so that no one evicts it now, and compares it with its record."""
+    try:
+        os.utime(entry)
+        return bool(json.loads((entry / SUMS).read_bytes()) == _sums(entry))
+    except (OSError, ValueError):
+        return False
+
+
+def _touched(place: Path) -> float:
+    """When an entry was last used; infinitely late if it vanished meanwhile."""
+    try:
+        return place.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
+
+
+def _sums(folder: Path) -> dict[str, list[int | str]]:
+    """Size and sha256 of every file of an entry but the record itself."""
+    found = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / SUMS)
+    return {f.relative_to(folder).as_posix(): [f.stat().st_size, hash_file(f)] for f in found}
+
+
+def _cap() -> float:
+    """The cap in bytes."""
+    text = os.environ.get("TP_EXPORT_CACHE_GIB", "20")
+    try:
+        gib = float(text)
+    except ValueError:
+        raise UserError(f"TP_EXPORT_CACHE_GIB='{text}' is not a number of GiB") from None
+    return gib * 2**30

@@ -1,0 +1,144 @@
+"""A checkpoint directory: found, and checked before a byte of it is used."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.bundle import hash_file
+from engines.errors import UserError
+from exporter.cache import cached
+from exporter.shard import Tensor, read_header
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+PICKLES = ("*.bin", "*.pt", "*.pth")
+LARGEST_JSON = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint.
+
+    Attributes:
+        dir: its directory.
+        config: config.json.
+        tensors: every tensor's place, by name.
+        files: names of the shards that hold them, sorted.
+    """
+
+    dir: Path
+    config: dict[str, Any]
+    tensors: Mapping[str, Tensor]
+    files: list[str]
+
+    def fingerprint(self) -> str:
+        """sha256 over the config and all shard headers, in hex: cheap; says nothing about the values."""
+        tensors = {name: asdict(tensor) for name, tensor in self.tensors.items()}
+        return hashlib.sha256(json.dumps([self.config, tensors], sort_keys=True).encode()).hexdigest()
+
+    def content_hash(self, file: str) -> str:
+        """sha256 of one of its files, in hex; remembered while path, size and modification time are the same."""
+        path = (self.dir / file).resolve()
+        found = path.stat()
+        key = {"path": str(path), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+        entry, _ = cached("sha256", key, lambda folder: _note(folder / "sha256", hash_file(path)))
+        return (entry / "sha256").read_text(encoding="ascii")
+
+
+def find(model: str) -> Path:
+    """The directory of a checkpoint: a path, or a hub id "org/name", downloaded without code and pickles.
+
+    Raises:
+        UserError: neither exists, or the hub cannot be reached.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"{model} is a file: give the directory that holds config.json and the safetensors")
+    if not HUB_ID.fullmatch(model):
+        raise UserError(f"{model}: no such directory; give a checkpoint directory or a hub id 'org/name'")
+    return _download(model)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Reads the config and all shard headers; no tensor data.
+
+    Raises:
+        UserError: something is missing, truncated, inconsistent, or only there as a pickle.
+    """
+    config = _json(folder / "config.json")
+    wanted = _weight_map(folder)
+    names = sorted(set(wanted.values())) if wanted else [SINGLE]
+    headers = {name: _shard(folder, name) for name in names}
+    if not wanted:
+        return Checkpoint(folder, config, headers[SINGLE], names)
+    for tensor, name in wanted.items():
+        if tensor not in headers[name]:
+            raise UserError(f"{folder / INDEX}: tensor '{tensor}' is not in {name}, where the index puts it")
+    return Checkpoint(folder, config, {t: headers[name][t] for t, name in wanted.items()}, names)
+
+
+def _shard(folder: Path, name: str) -> dict[str, Tensor]:
+    if not (folder / name).is_file():
+        raise UserError(f"{folder}: shard {name} is missing, though {INDEX} names it")
+    return read_header(folder / name)
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """Tensor name -> shard name; empty for a checkpoint of one file."""
+    if (folder / SINGLE).is_file():
+        return {}
+    if not (folder / INDEX).is_file():
+        raise UserError(_no_weights(folder))
+    weight_map = _json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{folder / INDEX} has no weight_map")
+    for name in weight_map.values():
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name):
+            raise UserError(f"{folder / INDEX} names {name!r}, which is not a plain *.safetensors file name")
+    return weight_map
+
+
+def _no_weights(folder: Path) -> str:
+    if any(True for pattern in PICKLES for _ in folder.glob(pattern)):
+        return (
+            f"{folder} has its weights as pickles only, which can run code: convert them, if you trust them, "
+            "with model.save_pretrained(..., safe_serialization=True)"
+        )
+    return f"{folder} has neither {SINGLE} nor {INDEX}"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of reasonable size."""
+    if not path.is_file():
+        raise UserError(f"{path.parent} is not a checkpoint: it has no {path.name}")
+    if path.stat().st_size > LARGEST_JSON:
+        raise UserError(f"{path} is too large ({path.stat().st_size} bytes)")
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return value
+
+
+def _download(model: str) -> Path:
+    """A checkpoint from the hub, or from its local cache."""
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only needed for hub ids
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=HUB_FILES))
+    except Exception as error:  # the client's many exceptions share no base class
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"{model}: no such directory, and the hub did not give it: {reason}") from error
+
+
+def _note(file: Path, text: str) -> None:
+    file.write_text(text, encoding="ascii")

@@ -1,0 +1,57 @@
+"""What the file system is asked for beyond reading and writing."""
+
+import ctypes
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engines.errors import UserError
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swaps two names in one step; False, with nothing changed, where the system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None:
+        return False
+    return bool(rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0)
+
+
+def sync(path: Path) -> None:
+    """Forces one file or directory to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Forces all files, then all directories, to the disk."""
+    below = sorted(folder.rglob("*"), key=Path.is_dir)
+    for path in [*below, folder]:
+        sync(path)
+
+
+def existing(path: Path) -> Path:
+    """The path itself or the nearest folder above it that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
+@contextmanager
+def full_disk_in_words(place: Path) -> Iterator[None]:
+    """Turns a full disk or an exceeded quota, wherever it shows inside the block, into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        folder = existing(place)
+        free = shutil.disk_usage(folder).free / 2**30
+        raise UserError(
+            f"no space left in {folder} ({free:.1f} GiB free): make room and run again"
+        ) from error

@@ -1,0 +1,98 @@
+"""What is installed, what is missing, and what to do about it."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from engines.registry import engine, names
+from exporter import cache
+from exporter.disk import existing
+
+DISTRIBUTION = "tp-export"
+PACKAGES = ("exporter", "graph_passes", "engines")
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: ok or not, what was seen, and the command or action that helps (empty if ok)."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+def diagnose() -> list[Check]:
+    """All checks: targets, ONNX Runtime, requirements, the cache, and where our own packages come from."""
+    return [*map(_target, names()), _runtime(), *_requirements(), _cache(), *map(_package, PACKAGES)]
+
+
+def _target(name: str) -> Check:
+    backend = engine(name)
+    reason = backend.available()
+    return Check(f"target {name}", reason is None, reason or "available", backend.install if reason else "")
+
+
+def _runtime() -> Check:
+    """Distributions of ONNX Runtime share their files: with two, the last one installed has half won."""
+    found = [name for name in RUNTIMES if _version(name)]
+    detail = ", ".join(f"{name} {_version(name)}" for name in found) or "not installed"
+    if len(found) == 1:
+        return Check("ONNX Runtime", ok=True, detail=detail)
+    if not found:
+        return Check("ONNX Runtime", ok=False, detail=detail, remedy=f"pip install {DISTRIBUTION}")
+    kept = "onnxruntime-gpu" if "onnxruntime-gpu" in found else found[0]
+    remedy = f"pip uninstall -y {' '.join(found)} && pip install {kept}"
+    return Check("ONNX Runtime", ok=False, detail=f"{detail}: they overwrite each other", remedy=remedy)
+
+
+def _requirements() -> Iterator[Check]:
+    """Our declared requirements; ONNX Runtime and builders are checked as targets."""
+    if not _version(DISTRIBUTION):
+        yield Check(DISTRIBUTION, ok=False, detail="not installed", remedy=f"pip install {DISTRIBUTION}")
+        return
+    for text in metadata.requires(DISTRIBUTION) or []:
+        wanted = Requirement(text)
+        elsewhere = wanted.marker is not None and not wanted.marker.evaluate({"extra": ""})
+        if elsewhere or wanted.name.startswith(("onnxruntime", "tensorrt")):
+            continue
+        have = _version(wanted.name)
+        ok = have is not None and wanted.specifier.contains(have, prereleases=True)
+        remedy = "" if ok else f"pip install '{wanted.name}{wanted.specifier}'"
+        yield Check(wanted.name, ok, f"{have or 'not installed'} (needs {wanted.specifier})", remedy)
+
+
+def _cache() -> Check:
+    place = cache.base()
+    used = cache.size(place) if place.is_dir() else 0
+    owner = existing(place)
+    ok = owner.is_dir() and os.access(owner, os.W_OK)
+    remedy = "" if ok else f"set TP_EXPORT_CACHE to a directory that you may write to, instead of {place}"
+    return Check("cache", ok, f"{used / 2**20:.0f} MiB in {place}", remedy)
+
+
+def _package(package: str) -> Check:
+    """Our top-level names are plain words: another distribution or folder may hide or overwrite them."""
+    here = Path(str(files(package)))
+    rivals = set(metadata.packages_distributions().get(package, [])) - {DISTRIBUTION}
+    if rivals:
+        others = ", ".join(sorted(rivals))
+        remedy = f"use a virtual environment without {others}, and install {DISTRIBUTION} there"
+        return Check(f"package {package}", ok=False, detail=f"{others} installs it too", remedy=remedy)
+    if here.parent != Path(__file__).parent.parent:
+        remedy = "take its folder off PYTHONPATH"
+        return Check(f"package {package}", ok=False, detail=f"{here} hides ours", remedy=remedy)
+    return Check(f"package {package}", ok=True, detail=str(here))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

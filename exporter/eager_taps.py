@@ -1,0 +1,93 @@
+"""Taps over arrays that eager PyTorch produced: for the reference, and for vectors recorded elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from exporter.reducer import QKV, Grid, Point, Rows
+
+
+@dataclass
+class Seen:
+    """What one eager layer showed: points, attention weights `[B,H,n,n]` (or their first rows), projections."""
+
+    points: dict[str, Tensor] = field(default_factory=dict)
+    attention: Tensor | None = None
+    qkv: dict[bool, QKV] = field(default_factory=dict)  # by rope
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class EagerTaps:
+    """See `exporter.reducer.Taps`; one or more sequences, all rows valid, spans given by their first place and width."""
+
+    starts: tuple[int, ...]
+    width: int
+    length: int  # rows a selection may look at; what stands behind them is not there yet
+    seen: Mapping[int, Seen]
+    grid: Grid
+    carry: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    batch: int = 1
+    peek: Callable[[int], Seen] | None = None  # what the layer about to run would show
+
+    @property
+    def valid(self) -> Tensor:
+        """`[B,n]`: all of them."""
+        return torch.ones(self.batch, self.length, dtype=torch.bool)
+
+    @property
+    def span(self) -> Tensor:
+        """`[B,I,N]` int64."""
+        return (torch.tensor(self.starts)[:, None] + torch.arange(self.width)).expand(self.batch, -1, -1)
+
+    def span_of(self, values: Tensor) -> Tensor:
+        """The spans of `[B,...,n]` as `[B,I,...,N]`."""
+        return torch.stack([values[..., start : start + self.width] for start in self.starts], 1)
+
+    def hidden(self, layer: int, point: Point = "out") -> Tensor:
+        """`[B,n,C]`."""
+        return self._layer(layer).points[point][:, : self.length]
+
+    def qkv(self, layer: int, *, rope: bool = True) -> QKV:
+        """q, k, v of a layer, also of the one about to run."""
+        q, k, v = self._layer(layer).qkv[rope]
+        return QKV(q[:, :, : self.length], k[:, :, : self.length], v[:, :, : self.length])
+
+    def rows(self, layer: int, rows: Rows, *, logits: bool = False) -> Tensor:
+        """Rows of the attention weights themselves; logits from q and k."""
+        seen = self._layer(layer)
+        weights = self._logits(seen) if logits else seen.attention
+        assert weights is not None
+        weights = weights[..., : self.length]
+        if isinstance(rows, str):
+            place = 0 if rows == "cls" else self.length - 1
+            return weights[:, :, place : place + 1]
+        return torch.stack([weights[b][:, rows[b]] for b in range(self.batch)])
+
+    def column_sum(self, layer: int, weights: Tensor | None = None) -> Tensor:
+        """`[B,H,n]`."""
+        attention = self._layer(layer).attention
+        assert attention is not None
+        attention = attention[:, :, : self.length, : self.length]
+        weights = self.valid.float() if weights is None else weights
+        return torch.einsum("bq,bhqk->bhk", weights.float(), attention)
+
+    def _logits(self, seen: Seen) -> Tensor:
+        q, k, _ = seen.qkv[True]
+        raw = q @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).transpose(2, 3) * seen.scale
+        assert seen.attention is not None
+        hidden = (seen.attention == 0).all(1, keepdim=True)  # masked: no head gives it any weight
+        return raw.masked_fill(hidden, torch.finfo(torch.float32).min)
+
+    def _layer(self, layer: int) -> Seen:
+        if layer in self.seen:
+            return self.seen[layer]
+        if self.peek is None:
+            raise ValueError(f"layer {layer} did not run since the last cut; carry its scores instead")
+        return self.peek(layer)

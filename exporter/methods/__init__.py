@@ -1,0 +1,1 @@
+"""One reducer a file, found by its name: `methods/fastervlm.py` is `--method fastervlm`."""

@@ -1,0 +1,294 @@
+"""LLaVA-1.5: CLIP tower with [CLS], MLP projector, LLaMA decoder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engines.ceiling import Geometry
+from engines.errors import UserError
+from exporter.attention import Tape
+from exporter.family import Facts, Family
+from exporter.reducer import QKV, Grid, Shape
+from exporter.stack import Block, Rope, Stack
+
+# Stored names differ by who saved the file: the hub's, and transformers 5's with and without its `model.` prefix.
+RENAMES = (
+    (re.compile(r"^(model\.)?vision_tower\.(vision_model\.)?"), "model.vision_tower."),
+    (re.compile(r"^(model\.)?multi_modal_projector\."), "model.multi_modal_projector."),
+    (re.compile(r"^language_model\.lm_head\."), "lm_head."),
+    (re.compile(r"^(language_model\.model\.|model\.language_model\.(?!lm_head))"), "model.language_model."),
+)
+
+
+class Llava(Family):
+    """Where the tensors of `LlavaForConditionalGeneration` live."""
+
+    architectures = ("LlavaForConditionalGeneration",)
+
+    @classmethod
+    def load_config(cls, directory: Path) -> Any:  # noqa: ANN401
+        """The checkpoint's `LlavaConfig`, checked for what this family can export."""
+        from transformers import LlavaConfig  # noqa: PLC0415 - transformers loads slowly
+
+        config = LlavaConfig.from_pretrained(str(directory), local_files_only=True)
+        for name, want in (("vision_config", "clip_vision_model"), ("text_config", "llama")):
+            found = getattr(config, name).model_type
+            if found != want:
+                raise UserError(f"{directory}/config.json: {name}.model_type is {found}; supported: {want}")
+        if (
+            not isinstance(config.vision_feature_layer, int)
+            or config.vision_feature_select_strategy != "default"
+        ):
+            raise UserError(
+                f"{directory}/config.json: only one vision_feature_layer with the 'default' select strategy is supported"
+            )
+        layers = config.vision_config.num_hidden_layers
+        if not -layers <= config.vision_feature_layer <= -1:
+            raise UserError(f"{directory}/config.json: vision_feature_layer must lie in -{layers} … -1")
+        return config
+
+    @classmethod
+    def empty(cls, config: Any, dtype: torch.dtype, attention: str) -> nn.Module:  # noqa: ANN401
+        """`LlavaForConditionalGeneration` without weights."""
+        from transformers import LlavaForConditionalGeneration  # noqa: PLC0415
+
+        made = LlavaForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation=attention)  # noqa: SLF001
+        assert isinstance(made, nn.Module)
+        return made.eval()
+
+    @classmethod
+    def reference(cls, directory: Path) -> nn.Module:
+        """The stock model, eager, fp32."""
+        from transformers import LlavaForConditionalGeneration  # noqa: PLC0415
+
+        made = LlavaForConditionalGeneration.from_pretrained(
+            str(directory),
+            dtype=torch.float32,
+            attn_implementation="eager",
+            use_safetensors=True,
+            local_files_only=True,
+        )
+        assert isinstance(made, nn.Module)
+        return made.eval()
+
+    def restore_buffers(self) -> None:
+        """Position ids of the tower, rotary frequencies of the decoder."""
+        embeddings, language = self._tower.embeddings, self._language
+        embeddings.position_ids = torch.arange(embeddings.position_embedding.num_embeddings).expand(1, -1)
+        language.rotary_emb = type(language.rotary_emb)(self.config.text_config)
+
+    @staticmethod
+    def module_key(stored: str) -> str:
+        """`vision_tower.vision_model.encoder…`, `language_model.model.layers…` and their later spellings."""
+        for pattern, replacement in RENAMES:
+            renamed, hits = pattern.subn(replacement, stored)
+            if hits:
+                return renamed
+        return stored
+
+    def facts(self, directory: Path) -> Facts:
+        """Ids from the config and the generation config."""
+        text, vision = self.config.text_config, self.config.vision_config
+        generation = directory / "generation_config.json"
+        stored = json.loads(generation.read_text()) if generation.is_file() else {}
+        eos = stored.get("eos_token_id", text.eos_token_id)
+        shape = self.shape(1)
+        pad = text.pad_token_id if text.pad_token_id is not None else 0
+        return Facts(
+            family="llava",
+            image_token_id=self.config.image_token_id,
+            eos_token_ids=tuple(eos) if isinstance(eos, list) else (eos,),
+            pad_token_id=pad,
+            vocab_size=text.vocab_size,
+            hidden_size=text.hidden_size,
+            patches=shape.patches,
+            grid=(shape.grid.rows, shape.grid.cols),
+            image_size=(vision.image_size, vision.image_size),
+            layers=text.num_hidden_layers,
+            kv_heads=text.num_key_value_heads,
+            head_dim=self._head_dim,
+            max_positions=text.max_position_embeddings,
+        )
+
+    def shape(self, images: int) -> Shape:
+        """CLIP's grid, [CLS] in front, the selected hidden state as last layer."""
+        vision = self.config.vision_config
+        side = vision.image_size // vision.patch_size
+        layers = vision.num_hidden_layers
+        return Shape(
+            patches=side * side,
+            grid=Grid(side, side),
+            tower_layers=layers,
+            tower_last=layers + self.config.vision_feature_layer,
+            decoder_layers=self.config.text_config.num_hidden_layers,
+            has_cls=True,
+            images=images,
+        )
+
+    @staticmethod
+    def preprocess(directory: Path) -> Mapping[str, Any]:
+        """CLIP's image processor: resize, optional centre crop, rescale, normalise."""
+        path = directory / "preprocessor_config.json"
+        if not path.is_file():
+            raise UserError(
+                f"{directory}: no preprocessor_config.json; the checkpoint does not say how pictures are prepared"
+            )
+        stored = json.loads(path.read_text())
+        return {
+            "size": _size(stored.get("size", {"shortest_edge": 224})),
+            "crop": _crop(stored.get("crop_size", 224)) if stored.get("do_center_crop", True) else None,
+            "resample": int(stored.get("resample", 3)),
+            "rescale": float(stored.get("rescale_factor", 1 / 255)),
+            "mean": [float(v) for v in stored["image_mean"]],
+            "std": [float(v) for v in stored["image_std"]],
+        }
+
+    def geometry(self, parameters: int) -> Geometry:
+        """Widths and depths for FLOP counts."""
+        text, vision = self.config.text_config, self.config.vision_config
+        shape = self.shape(1)
+        return Geometry(
+            layers=text.num_hidden_layers,
+            d=text.hidden_size,
+            d_kv=text.num_key_value_heads * self._head_dim,
+            f=text.intermediate_size,
+            vocab=text.vocab_size,
+            vit_layers=shape.tower_last + 1,
+            vit_d=vision.hidden_size,
+            vit_f=vision.intermediate_size,
+            vit_tokens=shape.patches + 1,
+            parameters=parameters,
+        )
+
+    @property
+    def pixels(self) -> tuple[int, int, int]:
+        """CLIP's square picture."""
+        vision = self.config.vision_config
+        return vision.num_channels, vision.image_size, vision.image_size
+
+    @property
+    def prefix(self) -> int:
+        """[CLS]."""
+        return 1
+
+    def patch_embeddings(self, pixel_values: Tensor) -> Tensor:
+        """Patches, [CLS], positions, and CLIP's first norm."""
+        out: Tensor = self._tower.pre_layrnorm(self._tower.embeddings(pixel_values))
+        return out
+
+    @property
+    def tower(self) -> Stack:
+        """CLIP's encoder layers."""
+        return Stack("tower", tuple(_clip_block(layer) for layer in self._tower.encoder.layers))
+
+    @property
+    def projector(self) -> Callable[[Tensor], Tensor]:
+        """Two linear layers."""
+        return self._inner.multi_modal_projector  # type: ignore[no-any-return]
+
+    @property
+    def token_embeddings(self) -> Callable[[Tensor], Tensor]:
+        """LLaMA's embedding table."""
+        return self._language.embed_tokens  # type: ignore[no-any-return]
+
+    @property
+    def decoder(self) -> Stack:
+        """LLaMA's layers."""
+        blocks = tuple(_llama_block(layer) for layer in self._language.layers)
+        return Stack("decoder", blocks, rotary=self._language.rotary_emb)
+
+    @property
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """Final RMSNorm and vocabulary projection."""
+        return lambda x: self.model.lm_head(self._language.norm(x))  # type: ignore[operator,no-any-return]
+
+    def layers(self, stack: str) -> nn.ModuleList:
+        """The stock layer modules, for hooks."""
+        layers = self._tower.encoder.layers if stack == "tower" else self._language.layers
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    def stock_features(self, pixel_values: Tensor) -> Tensor:
+        """CLIP's hidden states at the selected layer."""
+        wanted = self.config.vision_feature_layer
+        out: Tensor = self._tower(pixel_values, output_hidden_states=True).hidden_states[wanted]
+        return out
+
+    def stock_project(self, rows: Tensor) -> Tensor:
+        """The two linear layers."""
+        out: Tensor = self._inner.multi_modal_projector(rows)
+        return out
+
+    def stock_embed(self, ids: Tensor) -> Tensor:
+        """LLaMA's table."""
+        out: Tensor = self._language.embed_tokens(ids)
+        return out
+
+    def stock_logits(self, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
+        """LLaMA's own forward and head."""
+        read = self._language(inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False)
+        out: Tensor = self.model.lm_head(read.last_hidden_state)  # type: ignore[operator]
+        return out
+
+    def eager_qkv(self, attention: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[dict[bool, QKV], float]:
+        """CLIP's and LLaMA's projections have the same names."""
+        from transformers.models.llama.modeling_llama import apply_rotary_pos_emb  # noqa: PLC0415
+
+        module: Any = attention
+        projections = (module.q_proj(x), module.k_proj(x), module.v_proj(x))
+        q, k, v = (p.unflatten(-1, (-1, module.head_dim)).transpose(1, 2) for p in projections)
+        turned = (q, k) if rope is None else apply_rotary_pos_emb(q, k, *rope)
+        return {False: QKV(q, k, v), True: QKV(*turned, v)}, float(module.head_dim) ** -0.5
+
+    @property
+    def _inner(self) -> Any:  # noqa: ANN401
+        return self.model.model
+
+    @property
+    def _tower(self) -> Any:  # noqa: ANN401
+        return self._inner.vision_tower
+
+    @property
+    def _language(self) -> Any:  # noqa: ANN401
+        return self._inner.language_model
+
+    @property
+    def _head_dim(self) -> int:
+        text = self.config.text_config
+        return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+
+
+def _clip_block(layer: Any) -> Block:  # noqa: ANN401
+    def attention(x: Tensor, mask: Tensor | None, rope: Rope | None, tape: Tape) -> Tensor:  # noqa: ARG001
+        out: Tensor = layer.self_attn(x, attention_mask=mask, tape=tape)[0]
+        return out
+
+    return Block(layer.layer_norm1, attention, layer.layer_norm2, layer.mlp)
+
+
+def _llama_block(layer: Any) -> Block:  # noqa: ANN401
+    def attention(x: Tensor, mask: Tensor | None, rope: Rope | None, tape: Tape) -> Tensor:
+        out: Tensor = layer.self_attn(x, position_embeddings=rope, attention_mask=mask, tape=tape)[0]
+        return out
+
+    return Block(layer.input_layernorm, attention, layer.post_attention_layernorm, layer.mlp)
+
+
+def _size(stored: Any) -> dict[str, int]:  # noqa: ANN401
+    if isinstance(stored, int):
+        return {"shortest_edge": stored}
+    return {key: int(value) for key, value in stored.items() if key in {"shortest_edge", "height", "width"}}
+
+
+def _crop(stored: Any) -> list[int]:  # noqa: ANN401
+    return [stored, stored] if isinstance(stored, int) else [int(stored["height"]), int(stored["width"])]
+
+
+FAMILY = Llava

@@ -1,0 +1,72 @@
+"""From a reducer and a budget to checked stages, before anything is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from engines.errors import UserError
+from exporter.budget import Budget
+from exporter.reducer import Reducer, Shape, Stage
+
+TENSORRT_TOP_K = 3840  # the largest K that TensorRT's TopK builds
+
+
+def make_plan(name: str, reducer: Reducer, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
+    """The stages of `reducer` for this geometry.
+
+    Raises:
+        UserError: the budget does not fit, or the method needs what this model or this version does not have.
+    """
+    if "cls" in reducer.needs and not shape.has_cls:
+        raise UserError(
+            f"--method {name}: it ranks by [CLS] attention and this model's tower has no [CLS] token"
+        )
+    if missing := sorted(reducer.needs - {"cls"}):
+        raise UserError(
+            f"--method {name}: needs {', '.join(missing)}, which the exported parts do not provide"
+        )
+    if reducer.state or reducer.positions == "slot":
+        raise UserError(
+            f"--method {name}: engine state and slot positions are not supported by the decoder parts"
+        )
+    stages = reducer.plan(shape, budget)
+    widths = {"tower": shape.patches}
+    for stage in stages:
+        _check(name, stage, shape)
+        widths[stage.stack] = _width(name, stage, widths)
+    return stages
+
+
+def _check(name: str, stage: Stage, shape: Shape) -> None:
+    last = {"tower": shape.tower_last, "projected": -1, "decoder": shape.decoder_layers - 2}[stage.stack]
+    if stage.at != "after":
+        raise UserError(
+            f"--method {name}: a stage '{stage.at}' a layer is not supported; stages act after a layer"
+        )
+    if not -1 <= stage.layer <= last:
+        raise UserError(
+            f"--method {name}: no {stage.stack} layer {stage.layer} to act after; this model allows -1 to {last}"
+        )
+
+
+def _width(name: str, stage: Stage, widths: dict[str, int]) -> int:
+    """Tokens per span after a stage; a stack starts with what the one before it left."""
+    before = widths.get(stage.stack, widths.get("projected", widths["tower"]))
+    if stage.keep is None:
+        return before
+    if not 0 <= stage.keep <= before:
+        raise UserError(
+            f"--method {name}: cannot keep {stage.keep} of {before} tokens after {stage.stack} layer {stage.layer}"
+        )
+    return stage.keep + stage.extra
+
+
+def tokens_after(stages: Iterable[Stage], stacks: tuple[str, ...], patches: int) -> int:
+    """Tokens of one image behind the last cut in any of `stacks`."""
+    cuts = [stage for stage in stages if stage.stack in stacks and stage.keep is not None]
+    return (cuts[-1].keep or 0) + cuts[-1].extra if cuts else patches
+
+
+def largest_top_k(stages: Iterable[Stage]) -> int:
+    """The largest K any stage asks of a TopK."""
+    return max((stage.keep or 0 for stage in stages), default=0)

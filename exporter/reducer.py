@@ -1,0 +1,151 @@
+"""The contract between a method and the tool: a reducer plans stages, looks through taps, returns selections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, NamedTuple, Protocol
+
+from torch import Tensor
+
+from exporter.budget import Budget
+
+StackName = Literal["tower", "projected", "decoder"]
+Site = Literal["after", "mid", "around", "kv"]
+Positions = Literal["keep", "renumber", "slot"]
+Point = Literal["in", "attention_in", "attention_out", "mlp_in", "mlp_out", "out"]
+Rows = Literal["cls", "last"] | Tensor
+
+
+class Grid(NamedTuple):
+    """Patches of one image, row-major."""
+
+    rows: int
+    cols: int
+
+
+class QKV(NamedTuple):
+    """Queries `[B,H,n,d]`, keys and values `[B,Hkv,n,d]` as one attention layer sees them."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a plan may depend on: the model's geometry, known before anything is traced."""
+
+    patches: int
+    grid: Grid
+    tower_layers: int
+    tower_last: int  # the layer whose output the projector reads (LLaVA-1.5: layers - 2)
+    decoder_layers: int
+    has_cls: bool
+    images: int = 1  # spans a prompt may hold
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A place in a stack where the reducer acts, with a constant budget.
+
+    `layer` is the one it acts after, -1 before layer 0. `keep` counts tokens per span; 0 drops the span, None only
+    observes. `extra` merged tokens are appended behind the kept ones.
+    """
+
+    stack: StackName
+    layer: int = -1
+    at: Site = "after"
+    keep: int | None = None
+    extra: int = 0
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a reducer returns at a stage, for B sequences of I spans of n tokens.
+
+    Attributes:
+        indices: `[B,I,keep]` int64 into the span, ascending unless the method says otherwise.
+        mix: `[B,I,M,n]`; `mix @ span` gives M new rows (merging).
+        mix_rows: which of the keep + extra rows `mix` writes; by default the extra ones.
+        key_bias: `[B,I,keep+extra]` added to the attention logits of these keys in all later layers.
+        carry: per-token values `[B,I,keep+extra]`, gathered onward with the tokens, also from part to part.
+        outputs: named outputs of the part: flags, score rows.
+        scores: what was ranked, `[B,I,n]` fp32; parity reads the margin at rank `keep` from it, it is not exported.
+    """
+
+    indices: Tensor | None = None
+    mix: Tensor | None = None
+    mix_rows: tuple[int, ...] = ()
+    key_bias: Tensor | None = None
+    carry: Mapping[str, Tensor] = field(default_factory=dict)
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)
+    scores: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """A tensor that lives from call to call: the runtime initialises it and feeds back what the engine returns."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    initial: float
+    reset: str
+
+
+class Taps(Protocol):
+    """Lazy access to what a reducer may look at; what no one asks for costs nothing.
+
+    Layers are 0-based. A layer that ran before the last cut holds other tokens and is refused: carry its scores.
+    """
+
+    @property
+    def valid(self) -> Tensor:
+        """`[B,n]` bool: rows of the sequence that hold a token."""
+
+    @property
+    def span(self) -> Tensor:
+        """`[B,I,N]` int64: where each span's tokens stand in the sequence."""
+
+    grid: Grid
+    carry: Mapping[str, Tensor]
+    state: Mapping[str, Tensor]
+    inputs: Mapping[str, Tensor]
+
+    def hidden(self, layer: int, point: Point = "out") -> Tensor:
+        """`[B,n,C]` at one point of a layer."""
+
+    def qkv(self, layer: int, *, rope: bool = True) -> QKV:
+        """q, k, v of a layer, also of the one about to run; `rope=False` gives them before rotation."""
+
+    def rows(self, layer: int, rows: Rows, *, logits: bool = False) -> Tensor:
+        """Attention of chosen queries over all keys, `[B,H,R,n]` fp32: softmax, or the masked logits."""
+
+    def column_sum(self, layer: int, weights: Tensor | None = None) -> Tensor:
+        """`[B,H,n]` fp32: attention received by each key, queries weighted by `[B,n]` (default: the valid ones)."""
+
+    def span_of(self, values: Tensor) -> Tensor:
+        """The spans of `[B,...,n]` as `[B,I,...,N]`."""
+
+
+@dataclass(frozen=True)
+class Reducer:
+    """Base of every method: the authors' parameters are its fields, their defaults the fields' defaults."""
+
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    arxiv: ClassVar[str] = ""
+    site: ClassVar[str] = "encoder"
+    differences: ClassVar[tuple[str, ...]] = ()
+    positions: ClassVar[Positions] = "renumber"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    state: ClassVar[tuple[StateSpec, ...]] = ()
+
+    def plan(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
+        """The stages, in the order in which they act."""
+        raise NotImplementedError
+
+    def select(self, taps: Taps, stage: Stage) -> Selection:
+        """What lives on after `stage`."""
+        raise NotImplementedError

@@ -1,0 +1,77 @@
+"""Methods and families by name: a new one is one new file, found by looking."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from engines.errors import UserError
+from exporter import methods, models
+from exporter.family import Family
+from exporter.reducer import Reducer
+
+
+def method_names() -> list[str]:
+    """Every method, as `--method` takes it."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(methods.__path__))
+
+
+def method_class(name: str) -> type[Reducer]:
+    """The reducer class behind `--method NAME`.
+
+    Raises:
+        UserError: unknown name; the nearest are listed.
+    """
+    known = method_names()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
+        raise UserError(f"--method {name}: no such method; {hint} (tp-export methods lists all)")
+    found = importlib.import_module(f"exporter.methods.{name.replace('-', '_')}").METHOD
+    assert issubclass(found, Reducer)
+    return found
+
+
+def method(name: str, params: Mapping[str, str] | None = None) -> Reducer:
+    """A reducer with the authors' parameters, except those given as text.
+
+    Raises:
+        UserError: unknown method or parameter, or a value of the wrong kind.
+    """
+    found = method_class(name)
+    given = dict(params or {})
+    kinds: dict[str, Any] = {field.name: type(field.default) for field in fields(found)}
+    unknown = sorted(set(given) - set(kinds))
+    if unknown:
+        allowed = ", ".join(kinds) or "none"
+        raise UserError(f"--param {unknown[0]}: {name} has no such parameter; it has: {allowed}")
+    try:
+        return found(**{key: kinds[key](text) for key, text in given.items()})
+    except ValueError as error:
+        raise UserError(f"--param: {name} cannot take {given}: {error}") from error
+
+
+def family(config: Mapping[str, Any], where: str) -> type[Family]:
+    """The family that exports checkpoints with this config.
+
+    Raises:
+        UserError: no family names one of the config's architectures; the supported ones are listed.
+    """
+    found = [
+        importlib.import_module(f"exporter.models.{m.name}").FAMILY
+        for m in pkgutil.iter_modules(models.__path__)
+    ]
+    named = config.get("architectures")
+    wanted = named if isinstance(named, list) else []
+    for candidate in found:
+        if set(candidate.architectures) & {str(name) for name in wanted}:
+            assert issubclass(candidate, Family)
+            return candidate
+    supported = ", ".join(sorted(name for candidate in found for name in candidate.architectures))
+    raise UserError(
+        f"{where}/config.json: architecture {wanted or 'not named'} is not supported; supported: {supported}"
+    )

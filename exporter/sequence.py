@@ -1,0 +1,147 @@
+"""The token sequence that travels through a stack, and how a selection cuts it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from exporter.reducer import Selection, Stage
+from exporter.select import gather_rows
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """B sequences of S tokens with I prunable spans of `width` tokens each.
+
+    `start` is an int where the spans stand still (encoders: one span behind the prefix) and `[B,I]` where prompts place
+    them. Everything here is gathered together at a cut.
+    """
+
+    hidden: Tensor  # [B,S,C]
+    start: int | Tensor
+    width: int
+    origin: Tensor  # [B,I,width] int64: place in the uncut span, -1 for merged rows
+    valid: Tensor | None = None  # [B,S] bool; None: every row is
+    positions: Tensor | None = None  # [B,S] int64
+    bias: Tensor | None = None  # [B,S] fp32, added to the logits of these keys
+    carry: Mapping[str, Tensor] = field(default_factory=dict)  # [B,I,width]
+
+    @property
+    def span(self) -> Tensor:
+        """`[B,I,width]` int64: where each span's tokens stand."""
+        steps = torch.arange(self.width)
+        if isinstance(self.start, int):
+            return (self.start + steps).expand(*self.origin.shape[:2], -1)
+        return self.start[..., None] + steps
+
+    def span_of(self, values: Tensor) -> Tensor:
+        """The spans of `[B,S,*tail]` as `[B,I,width,*tail]`."""
+        if isinstance(self.start, int):
+            return values[:, None, self.start : self.start + self.width]
+        flat = gather_rows(values, self.span.flatten(1))
+        return flat.unflatten(1, (self.origin.shape[1], self.width))
+
+    def splice(self, values: Tensor, rows: Tensor) -> Tensor:
+        """`values` `[B,S,*tail]` with each span replaced by its `rows` `[B,I,W,*tail]`."""
+        if isinstance(self.start, int):
+            end = self.start + self.width
+            return torch.cat([values[:, : self.start], rows.flatten(1, 2), values[:, end:]], 1)
+        count, width = rows.shape[1:3]
+        length = values.shape[1] - count * (self.width - width)
+        place = torch.arange(length)
+        first = (self.start - torch.arange(count) * (self.width - width))[
+            ..., None
+        ]  # [B,I,1] starts after the cut
+        passed = (place >= first + width).sum(1)  # [B,S'] spans wholly to the left
+        outside = gather_rows(values, place + passed * (self.width - width))
+        if width == 0:
+            return outside
+        inside = (place >= first) & (place < first + width)  # [B,I,S']
+        local = (place - first).clamp(0, width - 1) + torch.arange(count)[:, None] * width
+        kept = gather_rows(rows.flatten(1, 2), (local * inside).sum(1))
+        return torch.where(
+            inside.any(1).reshape(*outside.shape[:2], *(1 for _ in outside.shape[2:])), kept, outside
+        )
+
+
+def observe(sequence: Sequence, selection: Selection) -> Sequence:
+    """Take in what a selection says of tokens that all stay: carried values and key bias."""
+    carry = {**sequence.carry, **selection.carry}
+    sequence = replace(sequence, carry=carry)
+    if selection.key_bias is None:
+        return sequence
+    bias = torch.zeros(sequence.hidden.shape[:2]) if sequence.bias is None else sequence.bias
+    added = sequence.span_of(bias) + selection.key_bias.float()
+    return replace(sequence, bias=sequence.splice(bias, added))
+
+
+def cut(sequence: Sequence, stage: Stage, selection: Selection, *, renumber: bool) -> Sequence:
+    """The sequence after a stage: spans reduced to `keep + extra` rows, everything that travels with them too."""
+    if stage.keep is None:
+        return observe(sequence, selection)
+    rows = _Rows(sequence, stage, selection)
+    bias = None if sequence.bias is None else rows.of(sequence.bias, 0.0)
+    start = sequence.start
+    if not isinstance(start, int):
+        start = start - torch.arange(start.shape[1]) * (sequence.width - rows.width)
+    hidden = sequence.splice(sequence.hidden, rows.mixed())
+    positions = None
+    if sequence.positions is not None:
+        fresh = torch.arange(hidden.shape[1]).expand(hidden.shape[:2])
+        positions = fresh if renumber else rows.of(sequence.positions, 0)
+    reduced = Sequence(
+        hidden=hidden,
+        start=start,
+        width=rows.width,
+        origin=rows.pick(sequence.origin, -1),
+        valid=None if sequence.valid is None else rows.of_valid(sequence.valid),
+        positions=positions,
+        bias=bias,
+        carry={name: rows.pick(values, 0) for name, values in sequence.carry.items()},
+    )
+    return observe(reduced, selection)
+
+
+class _Rows:
+    """The new rows of each span: gathered ones, then those that `mix` writes."""
+
+    def __init__(self, sequence: Sequence, stage: Stage, selection: Selection) -> None:
+        self.sequence, self.keep, self.extra = sequence, stage.keep or 0, stage.extra
+        self.width = self.keep + self.extra
+        self.selection = selection
+        shape = (*sequence.origin.shape[:2], 0)
+        self.indices = (
+            torch.zeros(shape, dtype=torch.int64) if selection.indices is None else selection.indices
+        )
+        self.mix_rows = selection.mix_rows or tuple(range(self.keep, self.width))
+
+    def pick(self, spans: Tensor, fill: float) -> Tensor:
+        """`[B,I,n,*tail]` gathered to `[B,I,width,*tail]`, merged rows filled."""
+        kept = gather_rows(spans, self.indices)
+        if not self.extra:
+            return kept
+        return torch.cat([kept, kept.new_full((*kept.shape[:2], self.extra, *kept.shape[3:]), fill)], 2)
+
+    def of(self, values: Tensor, fill: float) -> Tensor:
+        """`[B,S]` values of the whole sequence after the cut."""
+        return self.sequence.splice(values, self.pick(self.sequence.span_of(values), fill))
+
+    def of_valid(self, valid: Tensor) -> Tensor:
+        """`[B,S']` bool: a merged row is valid where its span is."""
+        first = self.sequence.span_of(valid)[:, :, :1]
+        return self.sequence.splice(
+            valid, torch.cat([first] * self.width, 2) if self.width else first[:, :, :0]
+        )
+
+    def mixed(self) -> Tensor:
+        """`[B,I,width,C]`: the hidden rows that live on."""
+        spans = self.sequence.span_of(self.sequence.hidden)
+        kept = gather_rows(spans, self.indices)
+        if self.selection.mix is None:
+            return kept
+        new = self.selection.mix.to(spans.dtype) @ spans
+        source = [self.keep + self.mix_rows.index(r) if r in self.mix_rows else r for r in range(self.width)]
+        return torch.cat([kept, new], 2)[:, :, source]

@@ -1,0 +1,132 @@
+"""A run of layers over one sequence, with a reducer acting at its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from exporter.attention import Tape
+from exporter.masks import attention_mask, visible
+from exporter.reducer import Grid, Reducer, Stage, StackName
+from exporter.sequence import Sequence, cut
+from exporter.taps import Record, RecordedTaps
+
+Rope = tuple[Tensor, Tensor]
+
+
+class Attention(Protocol):
+    """One attention layer of a family: `[B,n,C]` normalised in, `[B,n,C]` out, recorded on the tape."""
+
+    def __call__(self, x: Tensor, mask: Tensor | None, rope: Rope | None, tape: Tape) -> Tensor:
+        """Attend."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A pre-norm transformer layer taken apart: `x + attention(norm1(x))`, then `x + mlp(norm2(x))`."""
+
+    norm1: Callable[[Tensor], Tensor]
+    attention: Attention
+    norm2: Callable[[Tensor], Tensor]
+    mlp: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Layers over a token sequence; `rotary` turns positions `[B,S]` into (cos, sin) where the family has them."""
+
+    name: StackName
+    blocks: tuple[Block, ...] = ()
+    rotary: Callable[[Tensor, Tensor], Rope] | None = None
+
+
+@dataclass
+class Walk:
+    """One sequence on its way through a stack."""
+
+    stack: Stack
+    reducer: Reducer
+    stages: tuple[Stage, ...]
+    grid: Grid
+    sequence: Sequence
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    cache: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # keys and values by layer
+    lengths: list[Sequence] = field(default_factory=list)  # the sequence each layer's cache belongs to
+
+    def run(self, layers: int) -> Sequence:
+        """Run layers 0 to `layers - 1` and the stages among them."""
+        self._enter(self.sequence)
+        self._act(-1)
+        for layer in range(layers):
+            self._layer(layer)
+        return self.sequence
+
+    def _enter(self, sequence: Sequence) -> None:
+        self.sequence, self.records = sequence, dict[int, Record]()
+        valid = sequence.valid
+        self.mask: Tensor | None = None
+        if valid is not None:
+            self.mask = attention_mask(valid, sequence.hidden, sequence.bias)
+        elif sequence.bias is not None:
+            self.mask = sequence.bias[:, None, None].to(sequence.hidden.dtype)
+        self.rope: Rope | None = None
+        if self.stack.rotary is not None and sequence.positions is not None:
+            self.rope = self.stack.rotary(sequence.hidden, sequence.positions)
+
+    def _layer(self, layer: int) -> None:
+        block, record = self.stack.blocks[layer], Record()
+        self.records[layer] = record
+        x = record.points["in"] = self.sequence.hidden
+        normed = record.points["attention_in"] = block.norm1(x)
+        attended = record.points["attention_out"] = block.attention(normed, self.mask, self.rope, record.tape)
+        if record.tape.k is not None and record.tape.v is not None:
+            self.cache.append((record.tape.k, record.tape.v))
+            self.lengths.append(self.sequence)
+        x = x + attended
+        normed = record.points["mlp_in"] = block.norm2(x)
+        moved = record.points["mlp_out"] = block.mlp(normed)
+        record.points["out"] = x + moved
+        self.sequence = replace(self.sequence, hidden=record.points["out"])
+        self._act(layer)
+
+    def _act(self, layer: int) -> None:
+        for stage in self.stages:
+            if (stage.stack, stage.layer) != (self.stack.name, layer):
+                continue
+            selection = self.reducer.select(self._taps(), stage)
+            self.outputs.update(selection.outputs)
+            after = cut(self.sequence, stage, selection, renumber=self.reducer.positions == "renumber")
+            if stage.keep is None and selection.key_bias is None:
+                self.sequence = after  # nothing moved: what was recorded stays good
+            else:
+                self._enter(after)
+
+    def _taps(self) -> RecordedTaps:
+        return RecordedTaps(
+            sequence=self.sequence,
+            records=self.records,
+            project=self._project,
+            mask=None if self.sequence.valid is None else self._visible,
+            grid=self.grid,
+            carry=self.sequence.carry,
+            inputs=self.inputs,
+        )
+
+    def _visible(self, places: Tensor) -> Tensor:
+        assert self.sequence.valid is not None
+        return visible(self.sequence.valid, places)
+
+    def _project(self, layer: int, rope: bool) -> Tape:  # noqa: FBT001 - the callback's own shape
+        """q, k, v of a layer beside the main path; identity tables give them before rotation."""
+        block, tape = self.stack.blocks[layer], Tape()
+        source = self.records[layer].points["in"] if layer in self.records else self.sequence.hidden
+        tables = self.rope
+        if tables is not None and not rope:
+            tables = (torch.ones_like(tables[0]), torch.zeros_like(tables[1]))
+        block.attention(block.norm1(source), self.mask, tables, tape)
+        return tape

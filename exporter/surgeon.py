@@ -1,0 +1,186 @@
+"""Hooks that cut one sequence on its way through stock Hugging Face layers, as research code does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporter.eager_taps import EagerTaps, Seen
+from exporter.family import Family
+from exporter.reducer import Reducer, Selection, Stage
+
+
+@dataclass
+class Surgeon:
+    """One sequence (batch 1) in one stack.
+
+    `starts` and `width` place the images' tokens; `prompt` rows exist when a selection is made (tokens generated later
+    stand behind them and only move along). `forced` gives indices to use instead of those the reducer finds.
+    """
+
+    family: Family
+    reducer: Reducer
+    stages: tuple[Stage, ...]
+    stack: str
+    starts: tuple[int, ...]
+    width: int
+    prompt: int
+    positions: Tensor | None = None
+    carry: dict[str, Tensor] = field(default_factory=dict)  # [1,I,width]
+    forced: dict[Stage, Tensor] = field(default_factory=dict)
+    origin: Tensor | None = None  # [I,width]
+    bias: Tensor | None = None
+    scores: dict[Stage, Tensor] = field(default_factory=dict)
+    kept: dict[Stage, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.layers = list(self.family.layers(self.stack)) if self.stack != "projected" else []
+        self.seen: dict[int, Seen] = {}
+        self.kwargs: dict[str, Any] = {}
+        self.dry = False
+        if self.origin is None:
+            self.origin = torch.arange(self.width).expand(len(self.starts), -1)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Hooks in place for the duration."""
+        with ExitStack() as hooks:
+            for number, layer in enumerate(self.layers):
+                for handle in (
+                    layer.register_forward_pre_hook(self._before(number), with_kwargs=True),
+                    layer.self_attn.register_forward_hook(self._attention(number), with_kwargs=True),
+                    layer.mlp.register_forward_hook(self._mlp(number)),
+                    layer.register_forward_hook(self._after(number)),
+                ):
+                    hooks.callback(handle.remove)
+            yield
+
+    def act(self, layer: int, hidden: Tensor) -> Tensor:
+        """Run the stages behind `layer` (-1: before the first) on `hidden` `[1,S,C]`."""
+        for stage in self.stages:
+            if (stage.stack, stage.layer) == (self.stack, layer):
+                hidden = self._stage(stage, hidden)
+        return hidden
+
+    def _before(self, number: int) -> Callable[..., Any]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            hidden = self.act(-1, args[0]) if number == 0 and not self.dry else args[0]
+            self.kwargs = self._adapted(hidden, kwargs)
+            self.seen[number] = Seen({"in": hidden})
+            return (hidden, *args[1:]), self.kwargs
+
+        return hook
+
+    def _after(self, number: int) -> Callable[..., Any]:
+        def hook(_: nn.Module, __: tuple[Any, ...], out: Tensor) -> Tensor:
+            self.seen[number].points["out"] = out
+            return out if self.dry else self.act(number, out)
+
+        return hook
+
+    def _attention(self, number: int) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, Tensor]) -> None:
+            seen, x = self.seen[number], args[0] if args else kwargs["hidden_states"]
+            seen.points |= {"attention_in": x, "attention_out": out[0]}
+            seen.attention = out[1]
+            seen.qkv, seen.scale = self.family.eager_qkv(module, x, kwargs.get("position_embeddings"))
+
+        return hook
+
+    def _mlp(self, number: int) -> Callable[..., Any]:
+        def hook(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+            self.seen[number].points |= {"mlp_in": args[0], "mlp_out": out}
+
+        return hook
+
+    def _adapted(self, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Mask and rotary tables for the sequence as it is now."""
+        length = hidden.shape[1]
+        if self.positions is not None:
+            rotary = self.family.decoder.rotary
+            assert rotary is not None
+            future = torch.full((length, length), torch.finfo(hidden.dtype).min).triu(1)[None, None]
+            kwargs = {**kwargs, "attention_mask": future, "position_embeddings": rotary(hidden, self.positions[None])}
+        if self.bias is not None:
+            mask, bias = kwargs.get("attention_mask"), self.bias[None, None, None]
+            kwargs = {**kwargs, "attention_mask": bias if mask is None else mask + bias}
+        return kwargs
+
+    def _peek(self, hidden: Tensor) -> Callable[[int], Seen]:
+        def look(number: int) -> Seen:
+            self.dry = True
+            self.layers[number](hidden, **self.kwargs)
+            self.dry = False
+            return self.seen.pop(number)
+
+        return look
+
+    def _stage(self, stage: Stage, hidden: Tensor) -> Tensor:
+        grid, seen = self.family.shape(1).grid, dict(self.seen)
+        taps = EagerTaps(self.starts, self.width, self.prompt, seen, grid, self.carry, peek=self._peek(hidden))
+        selection = self.reducer.select(taps, stage)
+        self.outputs |= selection.outputs
+        if selection.scores is not None:
+            self.scores[stage] = selection.scores[0]
+        if stage.keep is not None:
+            hidden = self._cut(stage, selection, hidden)
+            self.seen.clear()
+        self.carry |= selection.carry
+        if selection.key_bias is not None:
+            self.bias = torch.zeros(hidden.shape[1]) if self.bias is None else self.bias.clone()
+            for start, added in zip(self.starts, selection.key_bias[0], strict=True):
+                self.bias[start : start + self.width] += added
+            self.seen.clear()
+        return hidden
+
+    def _cut(self, stage: Stage, selection: Selection, hidden: Tensor) -> Tensor:
+        """Walk the sequence span by span and put the new one together."""
+        assert self.origin is not None
+        chosen = self.forced.get(stage, selection.indices[0] if selection.indices is not None else None)
+        chosen = torch.zeros(len(self.starts), 0, dtype=torch.int64) if chosen is None else chosen
+        width, end = (stage.keep or 0) + stage.extra, 0
+        rows, places, starts = list[Tensor](), list[Tensor](), list[int]()
+        for number, start in enumerate(self.starts):
+            rows.append(hidden[0, end:start])
+            places.append(torch.arange(end, start))
+            starts.append(sum(len(part) for part in rows))
+            span = hidden[0, start : start + self.width]
+            rows.append(_mixed(span, chosen[number], stage, selection, number))
+            places.append(start + torch.cat([chosen[number], torch.zeros(stage.extra, dtype=torch.int64)]))
+            end = start + self.width
+        rows.append(hidden[0, end:])
+        places.append(torch.arange(end, hidden.shape[1]))
+        source = torch.cat(places)
+        merged = [-1] * stage.extra
+        self.origin = torch.stack([torch.cat([o[c], o.new_tensor(merged)]) for o, c in zip(self.origin, chosen, strict=True)])
+        self.kept[stage] = self.origin
+        self.carry = {name: _carried(values, chosen, stage.extra) for name, values in self.carry.items()}
+        if self.positions is not None:
+            renumber = self.reducer.positions == "renumber"
+            self.positions = torch.arange(len(source)) if renumber else self.positions[source]
+        if self.bias is not None:
+            self.bias = self.bias[source]
+        self.prompt -= len(self.starts) * (self.width - width)
+        self.starts, self.width = tuple(starts), width
+        return torch.cat(rows)[None]
+
+
+def _mixed(span: Tensor, chosen: Tensor, stage: Stage, selection: Selection, number: int) -> Tensor:
+    """The rows of one span that live on, `[keep+extra,C]`."""
+    kept = [span[index] for index in chosen.tolist()] + [span.new_zeros(span.shape[1])] * stage.extra
+    if selection.mix is not None:
+        targets = selection.mix_rows or range(len(chosen), len(kept))
+        for row, weights in zip(targets, selection.mix[0, number], strict=True):
+            kept[row] = weights.to(span.dtype) @ span
+    return torch.stack(kept) if kept else span[:0]
+
+
+def _carried(values: Tensor, chosen: Tensor, extra: int) -> Tensor:
+    rows = [torch.cat([v[c], v.new_zeros(extra)]) for v, c in zip(values[0], chosen, strict=True)]
+    return torch.stack(rows)[None]

@@ -1,0 +1,119 @@
+"""Taps while exporting: references recorded from the running stack, everything else recomputed on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from exporter.attention import Tape
+from exporter.reducer import QKV, Grid, Point, Rows
+from exporter.select import gather_rows
+from exporter.sequence import Sequence
+
+
+@dataclass
+class Record:
+    """What one layer left: its hidden states by point, and its attention call."""
+
+    points: dict[Point, Tensor] = field(default_factory=dict)
+    tape: Tape = field(default_factory=Tape)
+
+
+@dataclass(frozen=True)
+class RecordedTaps:
+    """The taps of one stage (see `exporter.reducer.Taps`)."""
+
+    sequence: Sequence
+    records: Mapping[int, Record]  # layers that ran since the last cut
+    project: Callable[[int, bool], Tape]  # q, k, v of a layer from its input, not part of the main path
+    mask: Callable[[Tensor], Tensor] | None  # query places [B,R] -> [B,1,R,S] bool; None: all see all
+    grid: Grid
+    carry: Mapping[str, Tensor]
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def valid(self) -> Tensor:
+        """`[B,S]` bool: rows that hold a token."""
+        valid = self.sequence.valid
+        return torch.ones(self.sequence.hidden.shape[:2], dtype=torch.bool) if valid is None else valid
+
+    @property
+    def span(self) -> Tensor:
+        """`[B,I,N]` int64: places of the spans' tokens."""
+        return self.sequence.span
+
+    def span_of(self, values: Tensor) -> Tensor:
+        """The spans of `[B,...,S]` as `[B,I,...,N]`."""
+        start = self.sequence.start
+        if isinstance(start, int):
+            return values[..., start : start + self.sequence.width].unsqueeze(1)
+        return self.sequence.span_of(values.movedim(-1, 1)).movedim(2, -1)
+
+    def hidden(self, layer: int, point: Point = "out") -> Tensor:
+        """`[B,S,C]` at one point of a layer that ran since the last cut."""
+        return self._record(layer).points[point]
+
+    def qkv(self, layer: int, *, rope: bool = True) -> QKV:
+        """q, k, v of a layer, also of the one about to run."""
+        tape = self._tape(layer, rope=rope)
+        assert tape.q is not None
+        assert tape.k is not None
+        assert tape.v is not None
+        return QKV(tape.q, tape.k, tape.v)
+
+    def rows(self, layer: int, rows: Rows, *, logits: bool = False) -> Tensor:
+        """Attention of chosen queries over all keys, `[B,H,R,S]` in fp32."""
+        q, k, _ = self.qkv(layer)
+        place = self._places(rows)
+        q = (
+            q[:, :, :1]
+            if isinstance(rows, str) and rows == "cls"
+            else gather_rows(q.transpose(1, 2), place).transpose(1, 2)
+        )
+        raw = _logits(q, k) * self._tape(layer, rope=True).scale
+        if self.sequence.bias is not None:
+            raw = raw + self.sequence.bias[:, None, None]
+        if self.mask is not None:
+            raw = raw.masked_fill(~self.mask(place), torch.finfo(torch.float32).min)
+        return raw if logits else raw.softmax(-1)
+
+    def column_sum(self, layer: int, weights: Tensor | None = None) -> Tensor:
+        """`[B,H,S]`: attention received by each key; the one tap that needs a full map."""
+        length = self.sequence.hidden.shape[1]
+        every = torch.arange(length).expand(self.sequence.hidden.shape[:2])
+        weights = self.valid if weights is None else weights
+        return (self.rows(layer, every) * weights.float()[:, None, :, None]).sum(2)
+
+    def _places(self, rows: Rows) -> Tensor:
+        batch = self.sequence.hidden.shape[0]
+        if isinstance(rows, Tensor):
+            return rows
+        if rows == "cls":
+            return torch.zeros(batch, 1, dtype=torch.int64)
+        return self.valid.sum(1, keepdim=True) - 1
+
+    def _tape(self, layer: int, *, rope: bool) -> Tape:
+        if rope and layer in self.records and self.records[layer].tape.q is not None:
+            return self.records[layer].tape
+        return self.project(layer, rope)
+
+    def _record(self, layer: int) -> Record:
+        if layer not in self.records:
+            known = ", ".join(map(str, self.records)) or "none"
+            raise ValueError(
+                f"layer {layer} did not run since the last cut (recorded: {known}); carry its scores instead"
+            )
+        return self.records[layer]
+
+
+def _logits(q: Tensor, k: Tensor) -> Tensor:
+    """`q @ k^T` in fp32, `[B,H,R,S]`; each key head serves a group of query heads."""
+    groups = q.shape[1] // k.shape[1]
+    if groups == 1:
+        return q.float() @ k.float().transpose(2, 3)
+    q = q.float().unflatten(1, (k.shape[1], groups)).flatten(2, 3)
+    return (q @ k.float().transpose(2, 3)).unflatten(2, (groups, -1)).flatten(1, 2)

@@ -1,0 +1,90 @@
+"""Checkpoint shards as ONNX external data: initialisers point into the shard's own bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+
+from engines.errors import UserError
+from exporter.checkpoint import Checkpoint, StoredTensor
+from exporter.family import Family
+
+STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
+
+
+def match(family: Family, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+    """The stored tensor of every parameter of the model, by parameter name.
+
+    Raises:
+        UserError: one is missing, has another shape than the config says, or a dtype that is not floating.
+    """
+    stored = {family.module_key(name): tensor for name, tensor in checkpoint.tensors.items()}
+    tied = dict(family.model.named_parameters(remove_duplicate=False))
+    first = {id(parameter): name for name, parameter in reversed(list(tied.items()))}
+    found = {}
+    for name, parameter in tied.items():
+        tensor = stored.get(name) or stored.get(first[id(parameter)])
+        _check(name, parameter, tensor, checkpoint)
+        found[name] = tensor
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def _check(name: str, parameter: torch.Tensor, tensor: StoredTensor | None, checkpoint: Checkpoint) -> None:
+    where = checkpoint.dir
+    if tensor is None:
+        raise UserError(
+            f"{where}: no tensor for {name}; the checkpoint is incomplete or not of this architecture"
+        )
+    if tensor.shape != tuple(parameter.shape):
+        raise UserError(
+            f"{where}/{tensor.file}: {name} is {list(tensor.shape)}, config.json says {list(parameter.shape)}"
+        )
+    if tensor.dtype not in STORED:
+        raise UserError(f"{where}/{tensor.file}: {name} is {tensor.dtype}; supported: {', '.join(STORED)}")
+
+
+def attach(model: ir.Model, parameters: Mapping[str, StoredTensor], shards: Path) -> int:
+    """Point every parameter initialiser of a traced graph at its bytes; returns how many.
+
+    `shards` is the directory that holds them as regular files (links are refused by every loader). A stored dtype other than the graph's gets one Cast behind the initialiser, which engines fold when they load.
+    """
+    attached = 0
+    for name, value in list(model.graph.initializers.items()):
+        stored = parameters.get(name.removeprefix("model."))
+        if stored is None:
+            continue
+        _point(model.graph, value, stored, shards)
+        attached += 1
+    return attached
+
+
+def _point(graph: ir.Graph, value: ir.Value, stored: StoredTensor, shards: Path) -> None:
+    wanted, dtype = value.dtype, STORED[stored.dtype]
+    name = str(value.name).removeprefix("model.")
+    del graph.initializers[value.name]  # type: ignore[arg-type]
+    value.name = name
+    value.const_value = ir.ExternalTensor(
+        stored.file,
+        stored.offset,
+        stored.nbytes,
+        dtype,
+        shape=ir.Shape(stored.shape),
+        name=name,
+        base_dir=shards,
+    )
+    value.dtype = dtype
+    graph.register_initializer(value)
+    if wanted == dtype or wanted is None:
+        return
+    cast = ir.node("Cast", [value], {"to": wanted}, name=f"{name}_cast")
+    cast.outputs[0].name, cast.outputs[0].dtype, cast.outputs[0].shape = (
+        f"{name}_{wanted.name.lower()}",
+        wanted,
+        value.shape,
+    )
+    for use in [use for use in value.uses() if use.node is not cast]:
+        use.node.replace_input_with(use.idx, cast.outputs[0])
+    graph.insert_before(graph[0], cast)
