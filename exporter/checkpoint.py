@@ -42,7 +42,7 @@ class Checkpoint:
         return hashlib.sha256(json.dumps([self.config, tensors], sort_keys=True).encode()).hexdigest()
 
     def content_hash(self, file: str) -> str:
-        """sha256 of one of its files, in hex; remembered while path, size and modification time are the same."""
+        """sha256 of one of its files, in hex; remembered while its path, size and mtime are the same."""
         path = (self.dir / file).resolve()
         found = path.stat()
         key = {"path": str(path), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
@@ -57,12 +57,12 @@ def find(model: str) -> Path:
         UserError: neither exists, or the hub cannot be reached.
     """
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return path
-    if path.exists():
+    if path.is_file():
         raise UserError(f"{model} is a file: give the directory that holds config.json and the safetensors")
     if not HUB_ID.fullmatch(model):
-        raise UserError(f"{model}: no such directory; give a checkpoint directory or a hub id 'org/name'")
+        raise UserError(f"'{model}' is no directory here; give a checkpoint directory or a hub id 'org/name'")
     return _download(model)
 
 
@@ -137,7 +137,7 @@ def _download(model: str) -> Path:
         return Path(snapshot_download(model, allow_patterns=HUB_FILES))
     except Exception as error:  # the client's many exceptions share no base class
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"{model}: no such directory, and the hub did not give it: {reason}") from error
+        raise UserError(f"'{model}' is no directory here, and the hub did not give it: {reason}") from error
 
 
 def _note(file: Path, text: str) -> None:

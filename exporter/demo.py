@@ -11,10 +11,13 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from engines.errors import UserError
 
 DEMO, LLAVA = "demo", "demo:llava-1.5"
 NAMES = (DEMO, LLAVA)
+VERSION = 1  # of the generated one: raise it when demo_llava.py or data/llava-1.5 changes
 
 
 def demo_checkpoint(name: str) -> Path:
@@ -27,8 +30,6 @@ def demo_checkpoint(name: str) -> Path:
         return Path(str(files("exporter"))) / "data" / "demo"
     if name != LLAVA:
         raise UserError(f"there is no built-in model '{name}': use one of {', '.join(NAMES)}")
-    from exporter.demo_llava import VERSION
-
     folder = cache_folder() / f"demo-llava-1.5-v{VERSION}"
     try:
         return folder if folder.is_dir() else _make(folder)
@@ -40,15 +41,13 @@ def demo_checkpoint(name: str) -> Path:
 
 def cache_folder() -> Path:
     """Return the folder of things made once: $TP_EXPORT_CACHE, else the user's cache."""
-    from platformdirs import user_cache_path
-
     chosen = os.environ.get("TP_EXPORT_CACHE")
     return Path(chosen) if chosen else user_cache_path("tp-export")
 
 
 def _make(folder: Path) -> Path:
     """Generate beside the final place, then rename: no one ever sees half a checkpoint."""
-    from exporter.demo_llava import generate
+    from exporter.demo_llava import generate  # noqa: PLC0415 - imports torch
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

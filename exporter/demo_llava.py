@@ -9,14 +9,16 @@ import json
 import shutil
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import AutoImageProcessor, LlavaConfig, LlavaForConditionalGeneration
 
 from exporter.pictures import pictures
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-VERSION = 1  # part of the cache folder's name: raise it when anything here or in data/llava-1.5 changes
 SEED = 15
 SHARPEN = 1.2  # enlarges q and k of the scored layer
 BUDGETS = (29, 58, 64, 128, 144, 192)  # patches kept of 576
@@ -31,9 +33,11 @@ HUB_NAMES = (
 
 def generate(folder: Path) -> None:
     """Write the whole checkpoint into an existing folder."""
-    shutil.copytree(Path(str(files("exporter"))) / "data" / "llava-1.5", folder, dirs_exist_ok=True)
-    _train_tokenizer(folder / "sentences.txt").save(str(folder / "tokenizer.json"))
-    (folder / "sentences.txt").unlink()
+    data = Path(str(files("exporter"))) / "data" / "llava-1.5"
+    for file in data.iterdir():
+        if file.suffix != ".txt":
+            shutil.copyfile(file, folder / file.name)
+    _train_tokenizer(data / "sentences.txt").save(str(folder / "tokenizer.json"))
     _save_shards(_random_weights(folder), folder)
     check(folder)
 
@@ -44,10 +48,6 @@ def check(folder: Path) -> None:
     Raises:
         RuntimeError: a weight is missing or unknown, or scores are too close at some budget.
     """
-    import torch
-    from PIL import Image
-    from transformers import AutoImageProcessor, LlavaForConditionalGeneration
-
     model, report = LlavaForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
@@ -63,18 +63,15 @@ def check(folder: Path) -> None:
         raise RuntimeError(f"demo seed {SEED}: scores {gaps.min():.1e} of their mean apart, {GAP:.0e} wanted")
 
 
-def score_gaps(scores: "Tensor") -> "Tensor":
+def score_gaps(scores: Tensor) -> Tensor:
     """Return s_K - s_{K+1} over the mean score, [pictures, len(BUDGETS)], of scores [pictures, patches]."""
     ranked = scores.sort(dim=1, descending=True).values
     last = [budget - 1 for budget in BUDGETS]
     return (ranked[:, last] - ranked[:, list(BUDGETS)]) / scores.mean(dim=1, keepdim=True)
 
 
-def _random_weights(folder: Path) -> "dict[str, Tensor]":
+def _random_weights(folder: Path) -> dict[str, Tensor]:
     """Draw every weight, fp16, under its hub name; matrices keep the scale of what they multiply."""
-    import torch
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-
     config = LlavaConfig.from_pretrained(folder)
     with torch.device("meta"):
         shapes = {
@@ -90,10 +87,8 @@ def _random_weights(folder: Path) -> "dict[str, Tensor]":
     return weights
 
 
-def _draw(name: str, shape: "tuple[int, ...]", source: Any) -> "Tensor":
+def _draw(name: str, shape: tuple[int, ...], source: torch.Generator) -> Tensor:
     """Draw one weight: norms start at one, embeddings at unit size, matrices at 1 / sqrt(inputs)."""
-    import torch
-
     noise = torch.randn(shape, generator=source)
     if len(shape) == 1:
         return 0.02 * noise + float("norm" in name and name.endswith("weight"))
@@ -106,16 +101,14 @@ def _hub_name(name: str) -> str:
     return old + name.removeprefix(new)
 
 
-def _save_shards(weights: "dict[str, Tensor]", folder: Path) -> None:
+def _save_shards(weights: dict[str, Tensor], folder: Path) -> None:
     """Write two shards of about half the bytes each, and the index."""
-    from safetensors.torch import save_file
-
     total, seen = sum(value.nbytes for value in weights.values()), 0
     shards: list[dict[str, Tensor]] = [{}, {}]
     for name, value in weights.items():
         shards[seen * 2 >= total][name] = value
         seen += value.nbytes
-    where = {}
+    where: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, folder / file, metadata={"format": "pt"})
@@ -124,13 +117,11 @@ def _save_shards(weights: "dict[str, Tensor]", folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
-def _train_tokenizer(sentences: Path) -> Any:
+def _train_tokenizer(sentences: Path) -> Tokenizer:
     """Train a byte-level BPE of 700 tokens; <image> and <pad> follow as 700 and 701, as in the real one."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=700,
         min_frequency=1,
@@ -140,7 +131,7 @@ def _train_tokenizer(sentences: Path) -> Any:
     )
     tokenizer.train([str(sentences)], trainer)
     tokenizer.add_special_tokens([AddedToken("<image>", special=True), AddedToken("<pad>", special=True)])
-    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
     )
     return tokenizer

@@ -35,8 +35,9 @@ def diagnose() -> list[Check]:
 
 def _target(name: str) -> Check:
     backend = engine(name)
-    reason = backend.available()
-    return Check(f"target {name}", reason is None, reason or "available", backend.install if reason else "")
+    if reason := backend.available():
+        return Check(f"target {name}", ok=False, detail=reason, remedy=backend.install)
+    return Check(f"target {name}", ok=True, detail=backend.version())
 
 
 def _runtime() -> Check:

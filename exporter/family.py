@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from engines.ceiling import Geometry
+from engines.flops import Geometry
 from exporter.reducer import QKV, Shape
 from exporter.stack import Stack
 
@@ -76,8 +76,8 @@ class Family(ABC):
         """Geometry for plans."""
 
     @abstractmethod
-    def geometry(self, parameters: int) -> Geometry:
-        """Geometry for costs."""
+    def geometry(self, tokens: int) -> Geometry:
+        """Geometry for costs, with `tokens` rows of one image through the projector."""
 
     @staticmethod
     @abstractmethod
@@ -128,8 +128,8 @@ class Family(ABC):
         """The stock layer modules of `tower` or `decoder`; each holds `self_attn` and `mlp`."""
 
     @abstractmethod
-    def stock_features(self, pixel_values: Tensor) -> Tensor:
-        """The stock tower's own forward: the hidden states the projector reads, prefix included, `[B,n,C]`."""
+    def stock_tower(self, pixel_values: Tensor) -> None:
+        """The stock tower's own forward; hooks on its layers see what they need."""
 
     @abstractmethod
     def stock_project(self, rows: Tensor) -> Tensor:
@@ -146,3 +146,8 @@ class Family(ABC):
     @abstractmethod
     def eager_qkv(self, attention: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[dict[bool, QKV], float]:
         """q, k, v of a stock attention module after and before rotation (by `rope`), and its softmax scale."""
+
+    @classmethod
+    @abstractmethod
+    def stock_pixels(cls, directory: Path, picture: Path) -> Tensor:
+        """A picture file through the checkpoint's own Hugging Face image processor, `[1,3,H,W]`."""

@@ -112,8 +112,10 @@ def _recover(target: Path) -> None:
 
 def _alive(pid: str) -> bool:
     """Whether another process has this id; our own stands for a dead one (ids repeat in containers)."""
-    if not pid.isdecimal() or int(pid) == os.getpid():
-        return not pid.isdecimal()
+    if not pid.isdecimal():
+        return True  # not a name that we give
+    if int(pid) == os.getpid():
+        return False
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, OverflowError):
@@ -124,7 +126,7 @@ def _alive(pid: str) -> bool:
 
 
 def _publish(tmp: Path, target: Path) -> None:
-    """Gives tmp the name target; an old target is then at tmp, or gone."""
+    """Gives tmp the name target; an old target is then at tmp."""
     if not os.path.lexists(target):
         tmp.rename(target)
     elif not exchange(tmp, target):
@@ -135,7 +137,7 @@ def _publish(tmp: Path, target: Path) -> None:
         finally:
             if not os.path.lexists(target):
                 previous.rename(target)
-        shutil.rmtree(previous, ignore_errors=True)
+        previous.rename(tmp)  # a half deleted bundle must not look like one to restore
     sync(target.parent)
 
 

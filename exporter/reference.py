@@ -54,8 +54,8 @@ class Reference:
         length = prefix + shape.patches
         tower = self._surgeon("tower", starts=(prefix,), width=shape.patches, prompt=length)
         with tower.at_work():
-            features = self.family.stock_features(pixel_values)
-        rows = features[:, tower.starts[0] : tower.starts[0] + tower.width]
+            self.family.stock_tower(pixel_values)
+        rows = tower.results[shape.tower_last][:, tower.starts[0] : tower.starts[0] + tower.width]
         bias = None if tower.bias is None else tower.bias[tower.starts[0] :][: tower.width]
         carried = {"carry": tower.carry, "origin": tower.origin, "bias": bias}
         projected = self._surgeon("projected", starts=(0,), width=tower.width, prompt=tower.width, **carried)

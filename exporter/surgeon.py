@@ -42,6 +42,7 @@ class Surgeon:
     def __post_init__(self) -> None:
         self.layers = list(self.family.layers(self.stack)) if self.stack != "projected" else []
         self.seen: dict[int, Seen] = {}
+        self.results: dict[int, Tensor] = {}  # what each layer handed on, cut
         self.kwargs: dict[str, Any] = {}
         self.dry = False
         if self.origin is None:
@@ -80,7 +81,10 @@ class Surgeon:
     def _after(self, number: int) -> Callable[..., Any]:
         def hook(_: nn.Module, __: tuple[Any, ...], out: Tensor) -> Tensor:
             self.seen[number].points["out"] = out
-            return out if self.dry else self.act(number, out)
+            if self.dry:
+                return out
+            self.results[number] = self.act(number, out)
+            return self.results[number]
 
         return hook
 

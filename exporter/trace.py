@@ -7,14 +7,16 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import onnx_ir as ir
 import torch
-from torch import Tensor, nn
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from exporter.family import Family
-from exporter.parts import FLOAT, Part, Port
+from exporter.parts import Part, Port
 
 OPSET = 23  # 20 has no Attention op; at 24 the exporter loses fusions
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -109,6 +111,12 @@ def _renamed(size: object, pattern: re.Pattern[str], names: dict[str, str]) -> i
     return size if isinstance(size, int) else pattern.sub(lambda found: names[found.group()], str(size))
 
 
+def save(model: ir.Model, path: Path) -> None:
+    """Write the graph without traces of the machine that made it; weights stay in the shards."""
+    ClearMetadataAndDocStringPass()(model)
+    ir.save(model, path)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter warns about packages we do not use."""
@@ -122,5 +130,3 @@ def _quiet() -> Iterator[None]:
     finally:
         logger.setLevel(level)
 
-
-__all__ = ["DTYPES", "FLOAT", "OPSET", "Tensor", "fake_model", "trace"]

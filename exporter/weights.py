@@ -9,8 +9,9 @@ import onnx_ir as ir
 import torch
 
 from engines.errors import UserError
-from exporter.checkpoint import Checkpoint, StoredTensor
+from exporter.checkpoint import Checkpoint
 from exporter.family import Family
+from exporter.shard import Tensor as StoredTensor
 
 STORED = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
 

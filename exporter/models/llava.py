@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from engines.ceiling import Geometry
+from engines.flops import Geometry
 from engines.errors import UserError
 from exporter.attention import Tape
 from exporter.family import Facts, Family
@@ -67,7 +68,9 @@ class Llava(Family):
     def reference(cls, directory: Path) -> nn.Module:
         """The stock model, eager, fp32."""
         from transformers import LlavaForConditionalGeneration  # noqa: PLC0415
+        from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
+        disable_progress_bar()
         made = LlavaForConditionalGeneration.from_pretrained(
             str(directory),
             dtype=torch.float32,
@@ -150,8 +153,8 @@ class Llava(Family):
             "std": [float(v) for v in stored["image_std"]],
         }
 
-    def geometry(self, parameters: int) -> Geometry:
-        """Widths and depths for FLOP counts."""
+    def geometry(self, tokens: int) -> Geometry:
+        """Widths and depths for FLOP counts, `tokens` rows through the projector."""
         text, vision = self.config.text_config, self.config.vision_config
         shape = self.shape(1)
         return Geometry(
@@ -160,11 +163,11 @@ class Llava(Family):
             d_kv=text.num_key_value_heads * self._head_dim,
             f=text.intermediate_size,
             vocab=text.vocab_size,
-            vit_layers=shape.tower_last + 1,
-            vit_d=vision.hidden_size,
-            vit_f=vision.intermediate_size,
-            vit_tokens=shape.patches + 1,
-            parameters=parameters,
+            tower_layers=shape.tower_last + 1,
+            tower_d=vision.hidden_size,
+            tower_f=vision.intermediate_size,
+            tower_tokens=shape.patches + 1,
+            projector_flops=2.0 * tokens * (vision.hidden_size * text.hidden_size + text.hidden_size**2),
         )
 
     @property
@@ -215,11 +218,19 @@ class Llava(Family):
         assert isinstance(layers, nn.ModuleList)
         return layers
 
-    def stock_features(self, pixel_values: Tensor) -> Tensor:
-        """CLIP's hidden states at the selected layer."""
-        wanted = self.config.vision_feature_layer
-        out: Tensor = self._tower(pixel_values, output_hidden_states=True).hidden_states[wanted]
+    @classmethod
+    def stock_pixels(cls, directory: Path, picture: Path) -> Tensor:
+        """CLIP's image processor."""
+        from transformers import AutoImageProcessor  # noqa: PLC0415
+
+        processor = AutoImageProcessor.from_pretrained(str(directory), local_files_only=True)
+        with Image.open(picture) as image:
+            out: Tensor = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"]
         return out
+
+    def stock_tower(self, pixel_values: Tensor) -> None:
+        """CLIP's own forward."""
+        self._tower(pixel_values)
 
     def stock_project(self, rows: Tensor) -> Tensor:
         """The two linear layers."""

@@ -1,0 +1,146 @@
+"""ONNX Runtime on the CPU: the .onnx file is the engine."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.child import run_in_child
+from engines.errors import UserError
+from engines.registry import Arrays, BuildJob, BuildResult, Dtype, Runner
+
+name = "ort-cpu"
+extension = ".onnx"
+install = "pip install onnxruntime"
+
+Native = Any  # onnxruntime has no types
+Inputs = Mapping[str, tuple[np.dtype[Any], Sequence[int | str | None]]]
+NUMPY = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+
+def available() -> str | None:
+    """None if onnxruntime is installed."""
+    return None if find_spec("onnxruntime") else "onnxruntime is not installed"
+
+
+def version() -> str:
+    """ONNX Runtime's version."""
+    import onnxruntime  # noqa: PLC0415 - slow to import
+
+    return str(onnxruntime.__version__)
+
+
+def dtype(checkpoint: Dtype) -> Dtype:  # noqa: ARG001 - the contract of every backend
+    """Always fp32: the CPU kernels are, and index parity is proven in it."""
+    return "fp32"
+
+
+def check(options: tuple[str, ...]) -> None:
+    """Raises UserError: this target has no options."""
+    if options:
+        raise UserError(f"target ort-cpu takes no options: drop ':{','.join(options)}'")
+
+
+def build(job: BuildJob) -> BuildResult:
+    """Proves in a child process that the graph loads; the engine is the .onnx file itself."""
+    what = f"loading '{job.part}' in {name}"
+    found = run_in_child(f"{__name__}:build_here", {"onnx": str(job.onnx)}, what, job.log)
+    return BuildResult(job.onnx, found["seconds"], job.onnx.stat().st_size, found["peak_mib"])
+
+
+def build_here(onnx: str) -> dict[str, Any]:
+    """Loads the graph; runs in the child."""
+    start = time.perf_counter()
+    _session(Path(onnx))
+    return {"seconds": time.perf_counter() - start}
+
+
+def load(path: Path) -> Runner:
+    """The graph as a function over named arrays; its inputs are checked before each run.
+
+    Raises:
+        UserError: ONNX Runtime refuses the file, or, when called, an input does not fit or the run fails.
+    """
+    session = _session(path)
+    wanted = {i.name: (_numpy(path, i), i.shape) for i in session.get_inputs()}
+    outputs = [o.name for o in session.get_outputs()]
+
+    def run(feeds: Arrays) -> dict[str, NDArray[Any]]:
+        check_feeds(wanted, feeds)
+        try:
+            return dict(zip(outputs, session.run(outputs, dict(feeds)), strict=True))
+        except _errors() as error:
+            raise UserError(f"ONNX Runtime cannot run {path}: {_first_line(error)}") from error
+
+    return run
+
+
+def check_feeds(wanted: Inputs, feeds: Arrays) -> None:
+    """Compares arrays with the inputs of an engine before they reach native code.
+
+    Args:
+        wanted: input name -> (dtype, shape); a word in a shape is one size wherever it occurs, None any size.
+        feeds: what the caller wants to run.
+
+    Raises:
+        UserError: a missing or unknown name, another dtype, or a shape that does not fit.
+    """
+    if wanted.keys() != feeds.keys():
+        odd = ", ".join(sorted(wanted.keys() ^ feeds.keys()))
+        raise UserError(f"missing or unknown inputs: {odd}; the engine takes {', '.join(wanted)}")
+    sizes: dict[str, int] = {}
+    for key, (kind, shape) in wanted.items():
+        got = feeds[key]
+        if got.dtype != kind or len(got.shape) != len(shape) or not _fits(shape, got.shape, sizes):
+            named = [sizes.get(s, s) if isinstance(s, str) else s for s in shape]
+            raise UserError(f"input '{key}' is {got.dtype} {list(got.shape)}, not {kind} {named}")
+
+
+def _fits(shape: Sequence[int | str | None], got: Sequence[int], sizes: dict[str, int]) -> bool:
+    """Whether got is an instance of shape; remembers in sizes what each word stood for."""
+    wanted = (sizes.setdefault(s, n) if isinstance(s, str) else s for s, n in zip(shape, got, strict=True))
+    return all(want in (None, size) for want, size in zip(wanted, got, strict=True))
+
+
+def _session(path: Path) -> Native:
+    """An ONNX Runtime session on all the CPUs that this process may use."""
+    import onnxruntime  # noqa: PLC0415 - slow to import
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = len(os.sched_getaffinity(0))
+    settings.log_severity_level = 3  # errors; the default also warns about every unused initializer
+    try:
+        return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    except _errors() as error:
+        raise UserError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """All that ONNX Runtime raises; its exceptions share no base class."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415
+
+    kinds = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*kinds, RuntimeError, ValueError)
+
+
+def _numpy(path: Path, tensor: Native) -> np.dtype[Any]:
+    if tensor.type not in NUMPY:
+        raise UserError(f"{path}: input '{tensor.name}' is {tensor.type}, which NumPy cannot hold")
+    return np.dtype(NUMPY[tensor.type])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]

@@ -1,0 +1,144 @@
+"""Opening a bundle: everything in it is checked before anything in it is used."""
+
+import hashlib
+import json
+import stat
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from engines.errors import UserError
+
+FORMAT = 1
+CONTRACT = "bundle.json"
+LARGEST_CONTRACT = 64 * 2**20
+SCHEMA: dict[str, type] = {
+    "recipe": dict,
+    "model": dict,
+    "plan": list,
+    "tokens": dict,
+    "positions": str,
+    "preprocess": dict,
+    "parts": dict,
+    "groups": list,
+    "engines": dict,
+    "files": dict,
+}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its directory and what bundle.json says."""
+
+    dir: Path
+    contract: dict[str, Any]
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Opens a bundle; a file whose size and time are as recorded is not hashed again.
+
+    Raises:
+        UserError: not a bundle, another format, or a file that is missing, changed, or not plain.
+    """
+    bundle = Bundle(path, _contract(path))
+    _check_parts(bundle)
+    verify(bundle, full=False)
+    return bundle
+
+
+def verify(bundle: Bundle, *, full: bool = True) -> None:
+    """Compares every file with its record; full hashes even those whose modification time is as recorded.
+
+    Raises:
+        UserError: names the first file that is missing, changed, or not a plain file inside the bundle.
+    """
+    for name, record in bundle.contract["files"].items():
+        path = _inside(bundle.dir, name)
+        found = path.lstat()
+        trusted = not full and found.st_mtime_ns == record["mtime_ns"]
+        if found.st_size != record["bytes"]:
+            raise UserError(f"{path} has {found.st_size} bytes, not {record['bytes']}; {_REMEDY}")
+        if not trusted and hash_file(path) != record["sha256"]:
+            raise UserError(f"{path} is not what was exported (its sha256 differs); {_REMEDY}")
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_REMEDY = "copy the bundle again or export it anew"
+
+
+def _contract(path: Path) -> dict[str, Any]:
+    """bundle.json, parsed, with its top-level fields and file records checked."""
+    file = path / CONTRACT
+    if not file.is_file() or file.is_symlink():
+        raise UserError(f"{path} is not a bundle: it has no {CONTRACT}")
+    if file.stat().st_size > LARGEST_CONTRACT:
+        raise UserError(f"{file} is too large to be a bundle's contract")
+    try:
+        contract = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        raise UserError(f"{file} is not valid JSON; {_REMEDY}") from None
+    if not isinstance(contract, dict) or contract.get("format") != FORMAT:
+        raise UserError(
+            f"{file}: not bundle format {FORMAT}; open it with the tp-export version that wrote it"
+        )
+    for key, kind in SCHEMA.items():
+        if not isinstance(contract.get(key), kind):
+            raise UserError(f"{file}: '{key}' is missing or not a {kind.__name__}; {_REMEDY}")
+    for name, record in contract["files"].items():
+        if not _is_record(record):
+            raise UserError(f"{file}: the record of '{name}' lacks sha256, bytes or mtime_ns; {_REMEDY}")
+    return contract
+
+
+def _is_record(record: object) -> bool:
+    kinds = {"sha256": str, "bytes": int, "mtime_ns": int}
+    return isinstance(record, dict) and all(isinstance(record.get(k), kind) for k, kind in kinds.items())
+
+
+def _check_parts(bundle: Bundle) -> None:
+    """Parts and engines have the fields that readers rely on and name recorded files only."""
+    contract = bundle.contract
+    for kind in ("parts", "engines"):
+        for name, entry in contract[kind].items():
+            files = entry.get("files") if isinstance(entry, dict) else None
+            if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
+                raise UserError(f"{bundle.dir}/{CONTRACT}: {kind}.{name} names no files; {_REMEDY}")
+            if stray := sorted(set(files.values()) - contract["files"].keys()):
+                raise UserError(
+                    f"{bundle.dir}/{CONTRACT}: {kind}.{name} uses {stray[0]}, which has no record"
+                )
+    for name, part in contract["parts"].items():
+        tensors = [part.get("inputs"), part.get("outputs")]
+        if not all(isinstance(side, list) and all(_is_tensor(t) for t in side) for side in tensors):
+            raise UserError(f"{bundle.dir}/{CONTRACT}: part {name} does not describe its inputs and outputs")
+
+
+def _is_tensor(entry: object) -> bool:
+    kinds = {"name": str, "dtype": str, "shape": list}
+    return isinstance(entry, dict) and all(isinstance(entry.get(k), kind) for k, kind in kinds.items())
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The path of a named file, which must be a plain file below folder, reached through plain folders."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+        raise UserError(f"{folder}: bundle.json names '{name}', which is not a path inside the bundle")
+    path = folder
+    for part in parts:
+        path /= part
+        try:
+            mode = path.lstat().st_mode
+        except OSError:
+            raise UserError(f"{folder}: {name} is missing; {_REMEDY}") from None
+        if stat.S_ISLNK(mode):
+            raise UserError(
+                f"{folder}: {name} is or goes through a symbolic link; bundles hold plain files only"
+            )
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{folder}: {name} is not a plain file")
+    return path

@@ -1,0 +1,147 @@
+"""The most that fewer visual tokens can give: FLOPs, KV bytes and roofline times, before and after.
+
+A roofline takes the longer of computing and reading: max(FLOPs / peak, bytes / bandwidth). Weights are read
+once however many tokens there are, so below `ridge` tokens in the batch, fewer tokens save no time at all.
+One multiply-add = 2 FLOPs. These are floors of both sides, not forecasts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engines.flops import Geometry, kv_bytes, layer_flops, prefill_flops, vision_flops
+from engines.gpus import Gpu, gpu_named
+
+OUTPUTS = (1, 10, 64)  # answer lengths for which the end-to-end time is given
+
+
+@dataclass(frozen=True)
+class Side:
+    """Costs with one number of visual tokens: FLOPs and KV bytes of one sequence, seconds of the batch."""
+
+    tokens: float  # visual tokens, mean over the decoder's layers
+    llm_flops: float
+    vision_flops: float
+    kv_bytes: int
+    prefill_s: float
+    ttft_s: float  # vision and prefill: time to the first token
+    total_s: dict[int, float]  # by number of generated tokens
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Both sides on one GPU."""
+
+    gpu: Gpu
+    batch: int
+    weight_bytes: float
+    before: Side
+    after: Side
+
+    @property
+    def flop_ratio(self) -> float:
+        """FLOPs of the decoder's prefill, before over after."""
+        return self.before.llm_flops / self.after.llm_flops
+
+    @property
+    def flop_ratio_with_vision(self) -> float:
+        """FLOPs of vision and prefill, before over after."""
+        return (self.before.llm_flops + self.before.vision_flops) / (
+            self.after.llm_flops + self.after.vision_flops
+        )
+
+    @property
+    def prefill_speedup(self) -> float:
+        """Most that prefill can gain."""
+        return self.before.prefill_s / self.after.prefill_s
+
+    @property
+    def ttft_speedup(self) -> float:
+        """Most that the time to the first token can gain."""
+        return self.before.ttft_s / self.after.ttft_s
+
+    def total_speedup(self, outputs: int) -> float:
+        """Most that the whole answer of so many tokens (one of OUTPUTS) can gain."""
+        return self.before.total_s[outputs] / self.after.total_s[outputs]
+
+
+def ceiling(
+    geometry: Geometry,
+    tokens_before: int | Sequence[int],
+    tokens_after: int | Sequence[int],
+    text: int = 40,
+    gpu: str = "h200",
+    batch: int = 1,
+    weight_bytes: float = 2.0,
+) -> Ceiling:
+    """Compare two numbers of visual tokens.
+
+    Args:
+        geometry: The model.
+        tokens_before: Visual tokens of one prompt in the decoder; a sequence gives them layer by layer.
+        tokens_after: The same, pruned.
+        text: Other tokens of the prompt.
+        gpu: A name of `engines.gpus.GPUS`.
+        batch: Prompts at once.
+        weight_bytes: Bytes per decoder weight: 2 for fp16, 0.5 for weight-only int4. Computing stays fp16.
+
+    Raises:
+        UserError: The GPU is not known.
+    """
+    chip = gpu_named(gpu)
+    before, after = (
+        _side(geometry, _per_layer(geometry, tokens), text, (chip, batch, weight_bytes))
+        for tokens in (tokens_before, tokens_after)
+    )
+    return Ceiling(chip, batch, weight_bytes, before, after)
+
+
+def ridge(gpu: Gpu, weight_bytes: float = 2.0) -> float:
+    """Return the tokens in the whole batch below which prefill waits for weights, not for arithmetic."""
+    return weight_bytes * gpu.flops / (2 * gpu.bandwidth)
+
+
+def _per_layer(geometry: Geometry, tokens: int | Sequence[int]) -> list[int]:
+    counts = [tokens] * geometry.layers if isinstance(tokens, int) else list(tokens)
+    if len(counts) != geometry.layers:
+        raise ValueError(f"{len(counts)} token counts for {geometry.layers} decoder layers")
+    return counts
+
+
+def _side(geometry: Geometry, tokens: list[int], text: int, run: tuple[Gpu, int, float]) -> Side:
+    lengths = [count + text for count in tokens]
+    prefill, vision = _prefill_s(geometry, lengths, run), _vision_s(geometry, run)
+    return Side(
+        tokens=sum(tokens) / len(tokens),
+        llm_flops=prefill_flops(geometry, lengths),
+        vision_flops=vision_flops(geometry),
+        kv_bytes=kv_bytes(geometry, lengths),
+        prefill_s=prefill,
+        ttft_s=vision + prefill,
+        total_s={n: vision + prefill + _decode_s(geometry, lengths, n - 1, run) for n in OUTPUTS},
+    )
+
+
+def _prefill_s(geometry: Geometry, lengths: list[int], run: tuple[Gpu, int, float]) -> float:
+    gpu, batch, weight_bytes = run
+    read = weight_bytes * geometry.parameters + batch * kv_bytes(geometry, lengths)
+    return gpu.seconds(batch * prefill_flops(geometry, lengths), read)
+
+
+def _vision_s(geometry: Geometry, run: tuple[Gpu, int, float]) -> float:
+    gpu, batch, _ = run
+    d, f = geometry.tower_d, geometry.tower_f
+    weights = geometry.tower_layers * (4 * d * d + (3 if geometry.tower_gated else 2) * d * f)
+    return gpu.seconds(batch * vision_flops(geometry), 2.0 * weights)  # the tower stays in fp16
+
+
+def _decode_s(geometry: Geometry, lengths: list[int], steps: int, run: tuple[Gpu, int, float]) -> float:
+    """Seconds of so many single-token steps; each reads all weights and the whole cache."""
+    gpu, batch, weight_bytes = run
+    total = 0.0
+    for step in range(1, steps + 1):
+        rows = [length + step for length in lengths]
+        flops = sum(layer_flops(geometry, 1, row - 1) for row in rows) + 2 * geometry.d * geometry.vocab
+        total += gpu.seconds(
+            batch * flops, weight_bytes * geometry.parameters + batch * kv_bytes(geometry, rows)
+        )
+    return total

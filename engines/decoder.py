@@ -1,0 +1,106 @@
+"""Feeds prompts to the decoder, be it one part or split into prefill and decode, and keeps to its limits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines import kv
+from engines.errors import UserError
+from engines.kv import Arrays, State
+from engines.layout import Ints, Layout, lay_out
+from engines.parts import Parts
+
+Tokens = Sequence[Sequence[int]]
+
+
+class Decoder:
+    """The decoder of a bundle.
+
+    Args:
+        parts: The bundle's parts.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.contract = parts.contract
+        self._parts = parts
+
+    def start(self, prompts: Tokens, counts: Sequence[int], seen: Arrays) -> tuple[State, NDArray[Any]]:
+        """Starts a batch of sequences.
+
+        Args:
+            prompts: Token ids of each; one image token per picture.
+            counts: How many pictures each has.
+            seen: What the vision part returned for all of them.
+
+        Returns:
+            The cache, and the logits [B, V] of what follows each prompt.
+
+        Raises:
+            UserError: A prompt does not match its pictures or is too long, or there are too many.
+        """
+        if len(prompts) > self.contract.max_batch:
+            raise UserError(f"{len(prompts)} prompts at once, the export allows {self.contract.max_batch}")
+        if self.contract.split:
+            return self._prefill(prompts, counts, seen)
+        state = kv.empty(self.contract, len(prompts), self._parts.float)
+        return state, self.extend(state, prompts, counts, seen)
+
+    def _prefill(self, prompts: Tokens, counts: Sequence[int], seen: Arrays) -> tuple[State, NDArray[Any]]:
+        layout = self._lay_out(prompts, counts, seen, self.contract.images)
+        self._check_room(layout, 0, np.zeros((len(prompts), 1), np.int64))
+        feeds = {
+            "inputs_embeds": self._parts.embed(layout.input_ids, seen),
+            "attention_mask": layout.mask,
+            "position_ids": layout.offsets,
+            "span_starts": layout.span_starts,
+            **self._parts.carried(counts, seen),
+        }
+        outputs = self._parts.run("prefill", feeds)
+        return kv.from_prefill(self.contract, outputs, self._parts.float), outputs["logits"][:, 0]
+
+    def extend(
+        self, state: State, tokens: Tokens, counts: Sequence[int] | None = None, seen: Arrays | None = None
+    ) -> NDArray[Any]:
+        """Feeds new tokens behind the cached ones; pictures only where the decoder is one part.
+
+        Args:
+            state: The cache; it takes the tokens in.
+            tokens: New token ids of each sequence, at least one.
+            counts: Pictures among them; none if not given.
+            seen: What the vision part returned for them.
+
+        Returns:
+            [B, V]: the logits of what follows.
+
+        Raises:
+            UserError: As `start`.
+        """
+        if self.contract.split and any(counts or ()):
+            raise UserError("this bundle prunes pictures in prefill only: start again with the new picture")
+        layout = self._lay_out(tokens, counts or [0] * len(tokens), seen or {})
+        self._check_room(layout, state.slots, state.positions)
+        feeds = {"inputs_embeds": self._parts.embed(layout.input_ids, seen or {}), **state.feeds(layout)}
+        outputs = self._parts.run("decode" if self.contract.split else "decoder", feeds)
+        state.absorb(outputs, layout)
+        return outputs["logits"][:, 0]
+
+    def _lay_out(self, tokens: Tokens, counts: Sequence[int], seen: Arrays, spans: int = 0) -> Layout:
+        kept = list(seen.get("kept_indices", ()))
+        assert len(kept) == sum(counts)
+        ends = np.cumsum(counts).tolist()
+        pictures = [kept[end - count : end] for end, count in zip(ends, counts, strict=True)]
+        return lay_out(tokens, pictures, self.contract.geometry, spans)
+
+    def room(self, slots: int, positions: Ints) -> int:
+        """Counts the tokens that fit behind the given slots and positions."""
+        return min(self.contract.max_length - slots, self.contract.max_positions - int(positions.max()))
+
+    def _check_room(self, layout: Layout, slots: int, positions: Ints) -> None:
+        after = slots + layout.mask.shape[1], positions + layout.advance[:, None]
+        if self.room(*after) < 0:
+            raise UserError(
+                f"too long: {layout.mask.shape[1]} rows, {self.room(slots, positions)} are left of "
+                f"{min(self.contract.max_length, self.contract.max_positions)}: shorten the prompt"
+            )

@@ -1,0 +1,57 @@
+"""What one prompt costs: FLOPs and KV bytes from a model's sizes. One multiply-add = 2 FLOPs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+KV_BYTES = 2  # bytes per cached number, fp16
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes that decide the cost of a vision-language model.
+
+    Decoder: layers, d = width, d_kv = key width, f = MLP width, vocab. Tower: the layers that are run, width,
+    MLP width, patches of all images of one prompt (with CLS), whether the MLP is gated. projector_flops: of
+    everything between tower and decoder, for one prompt.
+    """
+
+    layers: int
+    d: int
+    d_kv: int
+    f: int
+    vocab: int
+    tower_layers: int = 0
+    tower_d: int = 0
+    tower_f: int = 0
+    tower_tokens: int = 0
+    tower_gated: bool = False
+    projector_flops: float = 0.0
+
+    @property
+    def parameters(self) -> int:
+        """Decoder weights that one pass reads: all matrices and the head, not the embedding table."""
+        layer = 2 * self.d * self.d + 2 * self.d * self.d_kv + 3 * self.d * self.f
+        return self.layers * layer + self.d * self.vocab
+
+
+def layer_flops(geometry: Geometry, rows: int, cached: int = 0) -> float:
+    """FLOPs of one decoder layer on `rows` new tokens: projections, causal half of the square, gated MLP."""
+    d, attended = geometry.d, 2 * rows * rows + 4 * rows * cached
+    return 2 * rows * d * (2 * d + 2 * geometry.d_kv) + attended * d + 6 * rows * d * geometry.f
+
+
+def prefill_flops(geometry: Geometry, lengths: Sequence[int]) -> float:
+    """FLOPs of prefill with these sequence lengths, one per layer; logits of the last token only."""
+    return sum(layer_flops(geometry, rows) for rows in lengths) + 2 * geometry.d * geometry.vocab
+
+
+def vision_flops(geometry: Geometry) -> float:
+    """FLOPs of the tower (without patch convolution, under 0.2 %) and of what joins it to the decoder."""
+    n, d = geometry.tower_tokens, geometry.tower_d
+    mlp = (6 if geometry.tower_gated else 4) * n * d * geometry.tower_f
+    return geometry.tower_layers * (8 * n * d * d + mlp + 4 * n * n * d) + geometry.projector_flops
+
+
+def kv_bytes(geometry: Geometry, lengths: Sequence[int]) -> int:
+    """Bytes of keys and values of one sequence with these lengths, one per layer."""
+    return 2 * KV_BYTES * geometry.d_kv * sum(lengths)

@@ -1,0 +1,173 @@
+"""Engines against the saved PyTorch reference: kept indices, embeddings, logits, tokens. Needs no PyTorch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from engines.images import open_image
+from engines.session import Session
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one precision must reach.
+
+    `score`: how far from the score at rank K, in units of the mean score, a token may lie that was swapped over the
+    edge; `values` and `logits`: largest difference over the root mean square of the reference.
+    """
+
+    score: float
+    embeddings: float
+    logits: float
+
+
+BOUNDS = {"fp32": Bounds(0.0, 1e-4, 1e-3), "fp16": Bounds(5e-2, 3e-2, 8e-2)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture and one question, as asked of engines and reference."""
+
+    picture: str
+    question: str
+    prompt: str
+    ids: list[int]
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison of one case; `ok` is its verdict."""
+
+    level: str
+    case: int
+    what: str
+    value: float
+    bound: float
+    ok: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What engines gave for all cases, in one batch of prompts of different lengths."""
+
+    kept: Array  # [cases,K]
+    embeds: Array  # [cases,K,D]
+    logits: Array  # [cases,V], behind the prompt
+    tokens: list[list[int]]
+    cuts: Mapping[str, Array]  # kept_indices of decoder cuts
+
+
+def run(session: Session, cases: Sequence[Case], folder: Path, steps: int) -> Run:
+    """Play every case through the engines; one batch, right-padded, greedy."""
+    images = [open_image(folder / case.picture) for case in cases]
+    seen = session.see(images)
+    state, logits = session.start([case.ids for case in cases], [1] * len(cases), seen)
+    first, tokens = logits.astype(np.float32), [list[int]() for _ in cases]
+    stop = session.contract.eos
+    for step in range(steps):
+        following = logits.argmax(-1)
+        for row, token in zip(tokens, following.tolist(), strict=True):
+            if not (row and row[-1] in stop):
+                row.append(token)
+        if step + 1 == steps or all(row[-1] in stop for row in tokens):
+            break
+        logits = session.extend(state, following[:, None].tolist())
+    cuts = {name: value for name, value in state.outputs.items() if name.startswith("kept_indices.")}
+    return Run(seen["kept_indices"], seen["image_embeds"].astype(np.float32), first, tokens, cuts)
+
+
+def compare(found: Run, wanted: Sequence[Mapping[str, Array]], dtype: str) -> list[Row]:
+    """All levels of all cases against the reference tensors of `load`."""
+    rows = []
+    for number, reference in enumerate(wanted):
+        rows += _indices(found, number, reference, BOUNDS[dtype])
+        rows.append(_values("embeddings", number, found.embeds[number], reference["embeds"], BOUNDS[dtype].embeddings))
+        rows.append(_values("logits", number, found.logits[number], reference["logits"][0], BOUNDS[dtype].logits))
+        rows.append(_tokens(found.tokens[number], number, reference, BOUNDS[dtype].logits))
+    return rows
+
+
+def _indices(found: Run, number: int, reference: Mapping[str, Array], bounds: Bounds) -> list[Row]:
+    """Equal, or swapped only where scores are too close for the precision to tell apart."""
+    pairs = {"": (found.kept[number], reference["free_kept"])}
+    pairs |= {name: (value[number], reference[name]) for name, value in found.cuts.items()}
+    rows = []
+    for name, (got, want) in pairs.items():
+        same = np.intersect1d(got, want).size if name == "" else int((got == want).sum())
+        exact, note, worst = bool(np.array_equal(got, want)), f"{same} of {want.size}", 0.0
+        if not exact and name == "" and "scores" in reference:
+            scores, mean = reference["scores"], float(reference["scores"].mean())
+            edge = float(np.sort(scores)[::-1][want.size - 1])
+            swapped = np.setxor1d(got, want)
+            worst = float(np.abs(scores[swapped] - edge).max() / mean)
+            note += f", swapped within {worst:.1e} of the edge"
+        ok = exact or (bounds.score > 0 and worst <= bounds.score and name == "")
+        rows.append(Row("indices", number, "equal" + name.removeprefix("kept_indices"), worst, bounds.score, ok, note))
+    return rows
+
+
+def _values(level: str, number: int, got: Array, want: Array, bound: float) -> Row:
+    scale = float(np.sqrt(np.mean(np.square(want, dtype=np.float64)))) or 1.0
+    worst = float(np.abs(got - want).max()) / scale
+    return Row(level, number, "max difference / rms", worst, bound, bool(worst <= bound))
+
+
+def _tokens(got: list[int], number: int, reference: Mapping[str, Array], bound: float) -> Row:
+    """Equal up to the end, or up to a step where the reference's two best logits are closer than the bound."""
+    want = reference["tokens"].tolist()
+    first = next((i for i, (a, b) in enumerate(zip(got, want, strict=False)) if a != b), None)
+    if first is None and len(got) == len(want):
+        return Row("tokens", number, "equal", 0.0, bound, ok=True, note=f"{len(want)} of {len(want)}")
+    step = min(len(got), len(want)) - 1 if first is None else first
+    logits = reference["logits"][step]
+    best = np.sort(logits)[::-1]
+    margin = float((best[0] - best[1]) / np.sqrt(np.mean(np.square(logits, dtype=np.float64))))
+    return Row("tokens", number, "margin where they part", margin, bound, ok=margin <= bound, note=f"{step} of {len(want)}")
+
+
+def load(folder: Path, dtype: str) -> tuple[list[Case], list[dict[str, Array]]]:
+    """The saved cases and the reference of one precision."""
+    cases = [Case(**case) for case in json.loads((folder / "cases.json").read_text())]
+    flat = load_file(folder / f"reference.{dtype}.safetensors")
+    per_case = [{k.split("/", 1)[1]: v for k, v in flat.items() if k.startswith(f"{n}/")} for n in range(len(cases))]
+    return cases, per_case
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """`pass` if every row is."""
+    return "pass" if all(row.ok for row in rows) else "fail"
+
+
+def told(rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+    """parity.json: the worst case of each level and precision, every case behind it, one verdict."""
+    shown = []
+    for dtype, each in rows.items():
+        for level, what in dict.fromkeys((row.level, row.what) for row in each):
+            same = [row for row in each if (row.level, row.what) == (level, what)]
+            worst = max(same, key=lambda row: (not row.ok, row.value))
+            shown.append({
+                "level": level,
+                "dtype": dtype,
+                "engine": "ort-cpu",
+                "what": what,
+                "value": worst.note or worst.value,
+                "threshold": worst.bound,
+                "verdict": f"{verdict(same)}, {sum(row.ok for row in same)} of {len(same)} cases",
+            })  # fmt: skip
+    return {
+        "verdict": verdict([row for each in rows.values() for row in each]),
+        "rows": shown,
+        "cases": {dtype: [asdict(row) for row in each] for dtype, each in rows.items()},
+    }

@@ -1,0 +1,137 @@
+"""From a conversation to token ids and back: the checkpoint's own chat template and tokenizer."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from engines.errors import UserError
+from engines.template import Template
+
+# LLaVA-1.5's form, for checkpoints without a template.
+DEFAULT_TEMPLATE = """\
+{%- for message in messages -%}
+{{ message.role | upper }}: {% for part in message.content if part.type == 'image' %}{{ image_token }}
+{% endfor %}
+{%- for part in message.content if part.type == 'text' %}{{ part.text }} {% endfor %}
+{%- endfor -%}
+{%- if add_generation_prompt %}ASSISTANT:{% endif -%}
+"""
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+MAX_BYTES = 200_000_000
+Messages = Sequence[Mapping[str, Any]]
+
+
+class Prompt:
+    """Template and tokenizer of a bundle.
+
+    Args:
+        directory: Holds tokenizer.json, and perhaps chat_template.jinja and tokenizer_config.json, which
+            names the special tokens that templates may use.
+        image_token_id: The token that stands for one picture.
+
+    Raises:
+        UserError: A file is missing or damaged, or the tokenizer has no such token.
+    """
+
+    def __init__(self, directory: Path, image_token_id: int) -> None:
+        self._tokenizer = _tokenizer(directory / "tokenizer.json")
+        image_token = self._tokenizer.id_to_token(image_token_id)
+        if image_token is None:
+            raise UserError(f"{directory / 'tokenizer.json'}: has no token {image_token_id}, the image token")
+        path = directory / "chat_template.jinja"
+        self._template = Template(_text(path) if path.exists() else DEFAULT_TEMPLATE)
+        named = _named_tokens(directory / "tokenizer_config.json")
+        self._values = {"tools": None, "documents": None, **named, "image_token": image_token}
+        self._bos: str | None = named.get("bos_token")
+
+    def render(self, messages: Messages, *, add_generation_prompt: bool = True) -> str:
+        """Writes a conversation as the text that the model was trained on.
+
+        Args:
+            messages: [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "…"}]}, …].
+            add_generation_prompt: End with the opening of the assistant's turn.
+
+        Raises:
+            UserError: The template refuses the conversation.
+        """
+        plain = json.loads(json.dumps(messages))  # an untrusted template gets no objects
+        return self._template.render(
+            {**self._values, "messages": plain, "add_generation_prompt": add_generation_prompt}
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Tokenises rendered text; special tokens are added unless the template has written the first."""
+        written = self._bos is not None and text.startswith(self._bos)
+        return list(self._tokenizer.encode(text, add_special_tokens=not written).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turns token ids into text without special tokens."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+class Stream:
+    """Turns tokens into text as they arrive; the pieces join to what `Prompt.decode` makes of all tokens."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self._prompt = prompt
+        self._ids: list[int] = []
+        self._sent = ""
+
+    def push(self, token: int) -> str:
+        """Takes a token and returns the text that is certain now, perhaps none."""
+        self._ids.append(token)
+        text = self._prompt.decode(self._ids)
+        # A character of several bytes shows as U+FFFD until its last byte is there.
+        return self._send(text.rstrip("\ufffd"))
+
+    def finish(self) -> str:
+        """Returns what was held back."""
+        return self._send(self._prompt.decode(self._ids))
+
+    def _send(self, text: str) -> str:
+        piece = text[len(self._sent) :]
+        self._sent = max(self._sent, text, key=len)
+        return piece
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(_text(path))
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the library raises nothing more precise
+        raise UserError(f"{path}: not a tokenizer ({error})") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: larger than {MAX_BYTES} bytes, which no tokenizer file is")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); the bundle is incomplete") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text; the bundle is damaged") from None
+
+
+def _named_tokens(path: Path) -> dict[str, str]:
+    """Reads the names of special tokens; each is a text or {"content": text}."""
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a JSON object; the bundle is damaged")
+    tokens = {name: config.get(name) for name in NAMED_TOKENS}
+    texts = {
+        name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()
+    }
+    return {name: text for name, text in texts.items() if isinstance(text, str)}

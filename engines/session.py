@@ -1,0 +1,124 @@
+"""Prompts and pictures in, logits and tokens out: the parts of a bundle played together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from engines import contract as facts
+from engines.bundle import open_bundle
+from engines.decoder import Decoder, Tokens
+from engines.kv import State
+from engines.layout import Ints
+from engines.parts import Parts
+from engines.prompt import Prompt
+from engines.registry import Runner, engine
+from engines.sampling import PickTokens, Sampler
+
+FINISHED = -1
+Pictures = Sequence[Sequence[Image.Image]]
+
+
+class Session:
+    """The parts of one bundle, ready to run.
+
+    Args:
+        contract: bundle.json's content.
+        parts: One callable per part, named as in the contract.
+        prompt: The bundle's template and tokenizer.
+        dtype: The precision of the parts' floats, "fp32" or "fp16".
+
+    Raises:
+        UserError: The contract, the parts or the precision do not fit together.
+    """
+
+    def __init__(
+        self, contract: Mapping[str, Any], parts: Mapping[str, Runner], prompt: Prompt, dtype: str = "fp32"
+    ) -> None:
+        self.contract = facts.parse(contract)
+        self.prompt = prompt
+        runners = Parts(self.contract, parts, dtype)
+        self._decoder = Decoder(runners)
+        self.see, self.embed = runners.see, runners.embed
+        self.start, self.extend = self._decoder.start, self._decoder.extend
+
+    @classmethod
+    def open(cls, bundle: str | Path, target: str = "ort-cpu", dtype: str | None = None) -> "Session":
+        """Loads a bundle's engines of one target.
+
+        Args:
+            bundle: The directory that an export left.
+            target: One of the bundle's targets.
+            dtype: The precision; the target's own if not given.
+
+        Raises:
+            UserError: The bundle is damaged, or has no such engines.
+        """
+        opened = open_bundle(Path(bundle))
+        prompt = Prompt(opened.dir, facts.parse(opened.contract).geometry.image_token_id)
+        dtype, files = facts.engine_files(opened.contract, target, dtype)
+        backend = engine(target.partition(":")[0])
+        parts = {part: backend.load(opened.dir / name) for part, name in files.items()}
+        return cls(opened.contract, parts, prompt, dtype)
+
+    def prefill(self, prompts: Tokens, pictures: Pictures) -> tuple[State, NDArray[Any]]:
+        """Encodes the pictures of each prompt and starts a batch of sequences; see `Decoder.start`."""
+        seen = self.see([picture for row in pictures for picture in row])
+        return self.start(prompts, [len(row) for row in pictures], seen)
+
+    def step(self, state: State, tokens: Ints) -> NDArray[Any]:
+        """Feeds one token [B] to each sequence; see `extend`."""
+        return self.extend(state, tokens[:, None].tolist())
+
+    def stream(
+        self,
+        state: State,
+        logits: NDArray[Any],
+        max_new_tokens: int,
+        sampler: PickTokens | None = None,
+        stop_ids: Sequence[int] | None = None,
+    ) -> Iterator[Ints]:
+        """Generates tokens until every sequence has stopped, or the cache is full.
+
+        Args:
+            state: The cache, from `prefill` or `extend`; the last tokens that are yielded are never fed.
+            logits: What it returned.
+            max_new_tokens: Most tokens to generate.
+            sampler: Picks tokens; greedy if not given.
+            stop_ids: Tokens that end a sequence; the model's if not given.
+
+        Yields:
+            [B] int64 tokens, FINISHED for sequences that have stopped.
+        """
+        pick = sampler or Sampler()
+        stops = self.contract.eos if stop_ids is None else stop_ids
+        running = np.ones(len(logits), bool)
+        for left in range(max_new_tokens, 0, -1):
+            tokens = pick(self._sayable(logits))
+            yield np.where(running, tokens, FINISHED)
+            running &= ~np.isin(tokens, list(stops))
+            if left == 1 or not running.any() or self._decoder.room(state.slots, state.positions) < 1:
+                return
+            logits = self.step(state, tokens)
+
+    def generate(
+        self,
+        prompts: Tokens,
+        pictures: Pictures,
+        max_new_tokens: int,
+        sampler: PickTokens | None = None,
+        stop_ids: Sequence[int] | None = None,
+    ) -> list[list[int]]:
+        """Generates an answer to each prompt: token ids up to and with the one that stopped it."""
+        state, logits = self.prefill(prompts, pictures)
+        steps = list(self.stream(state, logits, max_new_tokens, sampler, stop_ids))
+        return [[int(step[b]) for step in steps if step[b] != FINISHED] for b in range(len(prompts))]
+
+    def _sayable(self, logits: NDArray[Any]) -> NDArray[Any]:
+        """Rules out the image token, which stands for a picture that there is not."""
+        logits = logits.copy()
+        logits[:, self.contract.geometry.image_token_id] = -np.inf
+        return logits

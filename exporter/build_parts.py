@@ -1,0 +1,122 @@
+"""All parts of one export in one precision, each traced once and kept by content hash."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from exporter.attention import register
+from exporter.cache import cached, source_hash
+from exporter.decoder_parts import DecodePart, Group, PrefillPart, single_group
+from exporter.draft import Draft
+from exporter.parts import EmbedPart, Job, Part, Port, VisionPart
+from exporter.progress import Reporter
+from exporter.trace import fake_model, save, trace
+from exporter.weights import attach, match
+from graph_passes.pipeline import optimise
+
+VERSIONS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript")
+
+
+@dataclass(frozen=True)
+class Built:
+    """One traced part: its file in the cache and what a runtime must know of it."""
+
+    name: str
+    file: Path
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    nodes: Mapping[str, int]
+    facts: Mapping[str, Any]
+
+    @property
+    def node_count(self) -> int:
+        """Nodes of the published graph."""
+        return sum(self.nodes.values())
+
+
+@dataclass
+class Tracer:
+    """Traces the parts of one export in one precision; the model is set up only if something is not cached.
+
+    `shards` is the directory where the checkpoint's shards lie as regular files.
+    """
+
+    draft: Draft
+    dtype: str
+    shards: Path
+
+    def __post_init__(self) -> None:
+        self._model: Any = None
+
+    def all(self, report: Reporter) -> dict[str, Built]:
+        """Every part: vision, embed, and the decoder in one or two."""
+        draft = self.draft
+        method = {"reducer": f"{draft.reducer!r}", "stages": [asdict(stage) for stage in draft.stages]}
+        made = [self._built("vision", method if draft.stages else {}, VisionPart, report)]
+        tokens = draft.tokens
+        made.append(self._built("embed", {"tokens": tokens}, lambda job: EmbedPart(job, tokens), report))
+        if draft.cut_decoder:
+            made += self._cut_decoder({**method, "images": draft.images, "tokens": tokens}, made[0], report)
+        else:
+            made.append(self._built("decoder", {}, lambda job: DecodePart(job, single_group(job.family, tokens)), report))
+        return {part.name: part for part in made}
+
+    def _cut_decoder(self, key: Mapping[str, Any], vision: Built, report: Reporter) -> list[Built]:
+        tokens, carried = self.draft.tokens, tuple(vision.facts["carried"])
+        key = {**key, "carried": carried}
+        prefill = self._built("prefill", key, lambda job: PrefillPart(job, tokens, carried), report)
+        biased = bool(prefill.facts["biased"])
+        groups = tuple(Group(**group) for group in prefill.facts["groups"])
+        decode = self._built("decode", dict(prefill.facts), lambda job: DecodePart(job, groups, biased=biased), report)
+        return [prefill, decode]
+
+    def _built(self, name: str, key: Mapping[str, Any], make: Callable[[Job], Part], report: Reporter) -> Built:
+        versions = {package: version(package) for package in VERSIONS}
+        with report.step(f"trace {name} in {self.dtype}") as step:
+            about = {"source": source_hash(), "checkpoint": contents(self.draft), "dtype": self.dtype}
+            full = {"part": name, **about, **versions, **key}
+            folder, reused = cached("part", full, lambda place: self._make(make, place))
+            step.note = "unchanged, reused" if reused else ""
+        told = json.loads((folder / "part.json").read_text())
+        ports = {side: tuple(Port(**{**p, "shape": tuple(p["shape"])}) for p in told[side]) for side in ("inputs", "outputs")}
+        return Built(name, folder / "part.onnx", ports["inputs"], ports["outputs"], told["nodes"], told["facts"])
+
+    def _make(self, make: Callable[[Job], Part], place: Path) -> None:
+        family, mode, parameters = self._set_up()
+        part = make(Job(family, self.draft.reducer, self.draft.stages, self.draft.images))
+        model = trace(part, self.dtype, mode)
+        attach(model, parameters, self.shards)
+        optimise(model)
+        save(model, place / "part.onnx")
+        facts: dict[str, Any] = {}
+        if isinstance(part, VisionPart):
+            facts = {"carried": part.carried}
+        if isinstance(part, PrefillPart):
+            facts = {"groups": [asdict(group) for group in part.groups], "biased": part.biased}
+        told = {"inputs": [asdict(p) for p in part.inputs], "outputs": [asdict(p) for p in part.outputs]}
+        (place / "part.json").write_text(json.dumps({**told, "nodes": _count(model), "facts": facts}))
+
+    def _set_up(self) -> Any:  # noqa: ANN401 - a tuple of torch objects
+        if self._model is None:
+            family, mode = fake_model(self.draft.family, self.draft.config, self.dtype, register())
+            self._model = (family, mode, match(family, self.draft.checkpoint))
+        return self._model
+
+
+def contents(draft: Draft) -> list[str]:
+    """Hashes of config and shards: clean-up may merge initialisers of equal content, so headers alone do not do."""
+    return [draft.checkpoint.fingerprint(), *draft.hashes]
+
+
+def _count(model: ir.Model) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for node in model.graph:
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))

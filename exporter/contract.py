@@ -1,0 +1,49 @@
+"""bundle.json: what a stranger's runtime must know, from what the export knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from engines.bundle import FORMAT
+from exporter import __version__
+from exporter.build_parts import VERSIONS, Built
+from exporter.draft import Draft
+
+
+def contract(draft: Draft, parts: Mapping[str, Mapping[str, Built]], engines: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything but the files' hashes and the parity verdict; `parts` by precision, then by name."""
+    traced = parts["fp32"]
+    return {
+        "format": FORMAT,
+        "tp_export": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": {**asdict(draft.recipe), "images": draft.images, "max_length": draft.length},
+        "model": {"name": draft.recipe.model, **asdict(draft.facts)},
+        "plan": [asdict(stage) for stage in draft.stages],
+        "tokens": {"patches": draft.shape.patches, "embedded": draft.tokens},
+        "positions": draft.reducer.positions,
+        "preprocess": dict(draft.preprocess),
+        "parts": {name: _part(name, parts) for name in traced},
+        "groups": groups(traced, draft),
+        "engines": dict(engines),
+        "versions": {package: version(package) for package in VERSIONS},
+    }
+
+
+def groups(traced: Mapping[str, Built], draft: Draft) -> list[dict[str, Any]]:
+    """Decoder layers of equal cache length, and how many rows of one image are in it."""
+    if "prefill" not in traced:
+        return [{"layers": [0, draft.facts.layers], "tokens": draft.tokens}]
+    found = traced["prefill"].facts["groups"]
+    return [{"layers": [group["first"], group["end"]], "tokens": group["tokens"]} for group in found]
+
+
+def _part(name: str, parts: Mapping[str, Mapping[str, Built]]) -> dict[str, Any]:
+    built = parts["fp32"][name]
+    files = {dtype: f"onnx/{name}.{dtype}.onnx" for dtype in parts}
+    ports = {"inputs": [asdict(port) for port in built.inputs], "outputs": [asdict(port) for port in built.outputs]}
+    return {**ports, "files": files, "nodes": built.node_count, "operators": dict(built.nodes)}

@@ -1,0 +1,142 @@
+"""One export from recipe to published bundle: every arrow of the way is one call here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from engines.ceiling import Ceiling
+from engines.measure import Pair
+from engines.parity import Case
+from engines.prompt import Prompt
+from engines.registry import engine
+from engines.session import Session
+from exporter import outcome
+from exporter.build_engines import Yard
+from exporter.build_parts import Built, Tracer
+from exporter.contract import contract
+from exporter.draft import Draft
+from exporter.furnish import furnish
+from exporter.pictures import pictures
+from exporter.profiles import Limits
+from exporter.progress import Reporter
+from exporter.prove import prove, write_cases
+from exporter.publish import check_target, place, seal, staging
+from exporter.recipe import Recipe
+from exporter.registry import method
+
+RUNNABLE = ("fp32", "fp16")  # precisions that ONNX Runtime computes on a CPU
+QUESTIONS = 2  # of each picture, in parity
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A published bundle: where it is, what it says, how it compares."""
+
+    path: Path
+    contract: Mapping[str, Any]
+    parity: Mapping[str, Any]
+    ceilings: list[Ceiling]
+    speed: list[Pair]
+
+
+def export(recipe: Recipe, out: Path, console: Console, *, force: bool = False, accept: bool = False) -> Outcome:
+    """Export a checkpoint with a method into a bundle at `out`.
+
+    Args:
+        recipe: what to export.
+        out: the bundle's directory; appears complete or not at all.
+        console: gets the progress.
+        force: replace a bundle that is there.
+        accept: publish even if parity fails.
+
+    Raises:
+        UserError: a mistake in the recipe, a bad checkpoint, a builder that refused, or parity below its bounds.
+    """
+    check_target(out, force=force)
+    draft = Draft.of(recipe)
+    parts = 4 if draft.cut_decoder else 3
+    runnable = sum(dtype in RUNNABLE for dtype in draft.precisions)
+    steps = 3 + parts * (len(draft.precisions) + len(draft.targets)) + runnable
+    with staging(out, force=force) as root, Reporter(console, steps) as report:
+        return _Run(draft, root, report).outcome(out, accept=accept)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One export on its way; `root` is the directory that will be published."""
+
+    draft: Draft
+    root: Path
+    report: Reporter
+
+    def outcome(self, out: Path, *, accept: bool) -> Outcome:
+        """Everything between an empty directory and a sealed one."""
+        draft, root = self.draft, self.root
+        with self.report.step("copy weights and tokenizer"):
+            furnish(draft.checkpoint.dir, draft.checkpoint.files, root)
+        parts = {dtype: self._trace(draft, dtype) for dtype in draft.precisions}
+        told = contract(draft, parts, self._engines(parts))
+        cases = self._cases()
+        sessions = {dtype: self._session(told, dtype, "") for dtype in parts if dtype in RUNNABLE}
+        parity, runs = prove(draft, sessions, cases, root / "parity", self.report, accept=accept)
+        told["parity"] = {"verdict": parity["verdict"]}
+        pairs = self._speed(told, sessions["fp32"], cases[0])
+        with self.report.step("write preview and report"):
+            limits = outcome.ceilings(draft, told)
+            png = outcome.picture(draft, sessions["fp32"], cases, runs["fp32"], root)
+            outcome.write_parity(parity, pairs, root)
+            outcome.write_report(told, parity, limits, pairs, png, root)
+            told = seal(root, told)
+        return Outcome(out, told, parity, limits, pairs)
+
+    def _trace(self, draft: Draft, dtype: str, mark: str = "") -> dict[str, Built]:
+        """All parts in one precision, their graphs beside the shards."""
+        built = Tracer(draft, dtype, self.root / "onnx").all(self.report)
+        for name, part in built.items():
+            place(part.file, self.root / "onnx" / f"{mark}{name}.{dtype}.onnx")
+        return built
+
+    def _engines(self, parts: Mapping[str, Mapping[str, Built]]) -> dict[str, Any]:
+        draft = self.draft
+        limits = Limits(draft.recipe.max_batch, draft.length, draft.tokens, draft.images)
+        yard = Yard(self.root, limits, tuple(draft.hashes))
+        made = {}
+        for target in draft.targets:
+            dtype = draft.precision(target)
+            made[target.name] = yard.build(target, dtype, parts[dtype], self.report)
+        return made
+
+    def _cases(self) -> list[Case]:
+        draft = self.draft
+        drawn = pictures("demo" if draft.recipe.model == "demo" else "general")
+        prompt = Prompt(self.root, draft.facts.image_token_id)
+        return write_cases(drawn, QUESTIONS, prompt, self.root / "parity")
+
+    def _session(self, told: Mapping[str, Any], dtype: str, mark: str) -> Session:
+        """The unpublished graphs, in ONNX Runtime on this machine."""
+        load = engine("ort-cpu").load
+        parts = {name: load(self.root / "onnx" / f"{mark}{name}.{dtype}.onnx") for name in told["parts"]}
+        return Session(told, parts, Prompt(self.root, self.draft.facts.image_token_id), dtype)
+
+    def _speed(self, told: Mapping[str, Any], pruned: Session, case: Case) -> list[Pair]:
+        """Time the dense model beside the pruned one, where it fits; its graphs do not stay."""
+        reason = "nothing is pruned" if not self.draft.stages else outcome.too_large(self.draft)
+        if reason:
+            with self.report.step("compare speed with the dense model") as step:
+                step.note = f"left out: {reason}"
+            return []
+        dense = replace(self.draft, recipe=replace(self.draft.recipe, method="none", keep=None), reducer=method("none"), stages=())
+        quiet = Reporter(Console(quiet=True), 0)
+        parts = {"fp32": _Run(dense, self.root, quiet)._trace(dense, "fp32", "dense.")}
+        with self.report.step("compare speed with the dense model") as step:
+            session = self._session(contract(dense, parts, {}), "fp32", "dense.")
+            pairs = outcome.time_both(session, pruned, self.root / "parity", case)
+            step.note = f"first token x{pairs[-1].ratio:.2f}"
+        for path in (self.root / "onnx").glob("dense.*.onnx"):
+            path.unlink()
+        return pairs

@@ -1,0 +1,64 @@
+"""Shape ranges of every part's dynamic axes, for builders that want them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from engines.registry import Profile
+from exporter.parts import Port
+
+Range = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the recipe allows; `tokens` is the number of rows one image takes in a prompt."""
+
+    batch: int
+    length: int
+    tokens: int
+    images: int
+
+    @property
+    def prompt(self) -> int:
+        """A usual prompt: one image and forty words."""
+        return min(self.length, self.tokens + 40)
+
+
+def profiles(part: str, inputs: Iterable[Port], limits: Limits) -> list[Profile]:
+    """One profile, or two for parts that read the prompt and single tokens: prompt first, then step.
+
+    No profile has an empty past: a zero dimension crashes builders, so the first call passes one masked slot.
+    """
+    whole, usual = limits.length, limits.prompt
+    if part not in {"decoder", "decode"}:
+        shortest = limits.images * limits.tokens + 1 if part == "prefill" else 1
+        return [_profile(inputs, limits, tokens=(shortest, max(shortest, usual), whole), past=(1, 1, whole))]
+    prompt = _profile(inputs, limits, tokens=(1, usual, whole), past=(1, 1, whole))
+    step = _profile(inputs, limits, tokens=(1, 1, 1), past=(1, usual, whole))
+    return [prompt, step]
+
+
+def _profile(inputs: Iterable[Port], limits: Limits, tokens: Range, past: Range) -> Profile:
+    pictures = limits.batch * max(1, limits.images)
+    ranges: Mapping[str, Range] = {
+        "batch": (1, 1, limits.batch),
+        "tokens": tokens,
+        "images": (1, 1, pictures),
+        "past": past,
+    }
+    return {port.name: _ranged(port, ranges) for port in inputs if any(isinstance(s, str) for s in port.shape)}
+
+
+def _ranged(port: Port, ranges: Mapping[str, Range]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    low, usual, high = zip(*(_axis(size, ranges) for size in port.shape), strict=True)
+    return low, usual, high
+
+
+def _axis(size: int | str, ranges: Mapping[str, Range]) -> Range:
+    """A static size, an axis, or a sum of axes; `past.1` is a `past`."""
+    if isinstance(size, int):
+        return size, size, size
+    parts = [ranges[axis.split(".")[0]] for axis in size.split("+")]
+    return sum(p[0] for p in parts), sum(p[1] for p in parts), sum(p[2] for p in parts)

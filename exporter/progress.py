@@ -1,0 +1,60 @@
+"""What a long run says while it works: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+@dataclass
+class Step:
+    """One stage of work; `note` appears behind its time."""
+
+    note: str = ""
+
+
+@dataclass
+class Reporter:
+    """Counts `total` stages and shows the current one."""
+
+    console: Console
+    total: int
+    done: int = 0
+    times: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._bar: Progress | None = None
+        if self.console.is_terminal:
+            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._task = self._bar.add_task("", total=self.total)
+
+    def __enter__(self) -> Reporter:
+        """Show the bar."""
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the bar."""
+        if self._bar:
+            self._bar.stop()
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[Step]:
+        """One stage: named while it runs, timed when it is done."""
+        if self._bar:
+            self._bar.update(self._task, description=what)
+        start, step = time.perf_counter(), Step()
+        yield step
+        self.done, seconds = self.done + 1, time.perf_counter() - start
+        self.times[what] = seconds
+        note = f" ({step.note})" if step.note else ""
+        self.console.print(f"[{self.done:2}/{self.total}] {what}: {seconds:.1f} s{note}", markup=False, highlight=False)
+        if self._bar:
+            self._bar.advance(self._task)

@@ -1,0 +1,42 @@
+"""The frozen description of one export; it is saved in the bundle and can be replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the user asked for.
+
+    Attributes:
+        model: checkpoint directory, hub id, `demo` or `demo:llava-1.5`.
+        method: a reducer's name.
+        keep: the budget as written; None for methods that take none.
+        params: the method's parameters that differ from the authors' defaults, as text.
+        targets: what engines are built for, `auto` included.
+        dtype: precision of every target, None for each target's own.
+        max_batch: largest batch of every engine.
+        max_length: most cache slots of one sequence, pictures included; None: the model's limit, at most 2048.
+        images: pictures a prompt may hold where the decoder itself is cut.
+        gpu: the GPU whose ceiling is printed.
+    """
+
+    model: str = "demo"
+    method: str = "fastervlm"
+    keep: str | None = None
+    params: Mapping[str, str] = field(default_factory=dict)
+    targets: tuple[str, ...] = ("auto",)
+    dtype: str | None = None
+    max_batch: int = 4
+    max_length: int | None = None
+    images: int = 1
+    gpu: str = "h200"
+
+    @property
+    def name(self) -> str:
+        """A directory name that tells exports apart."""
+        model = self.model.rstrip("/").rsplit("/", 1)[-1].replace(":", "-")
+        keep = f"-{self.keep.replace('%', 'pct')}" if self.keep else ""
+        return f"{model}-{self.method}{keep}"

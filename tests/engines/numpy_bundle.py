@@ -1,0 +1,109 @@
+"""The NumPy model as a bundle: what bundle.json says, its tokenizer, and pictures to show it."""
+
+import numpy as np
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from engines.session import Session
+from tests.engines.numpy_model import HEADS, HIDDEN, IMAGE, PATCHES, PIXELS, VOCABULARY, WIDTH, NumpyModel
+
+EOS = 2
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
+SIGNS = ["USER", "ASSISTANT", ":", "?"]
+WORDS = [*SPECIAL, *SIGNS, "what", "color", "is", "it", "red", "green", "blue", "and", "the", "how", "many"]
+assert len(WORDS) == VOCABULARY
+
+
+def open_numpy(settings, prompt=None, dtype="fp32", wrap=lambda _, run: run):
+    """A session over a model with these settings; wrap(name, part) may put something around its parts."""
+    model = NumpyModel(**settings)
+    parts = {name: wrap(name, run) for name, run in model.parts().items()}
+    return Session(contract(model), parts, prompt, dtype)
+
+
+def with_engines(raw):
+    """Adds fp16 graphs, and engines that are graphs and some that are not."""
+    for part in raw["parts"]:
+        raw["parts"][part]["files"] = {dtype: f"onnx/{part}.{dtype}.onnx" for dtype in ("fp32", "fp16")}
+    graphs = {part: f"onnx/{part}.fp32.onnx" for part in raw["parts"]}
+    plans = {part: f"engines/trt-rtx/{part}.plan" for part in raw["parts"]}
+    built = {"ort-cpu": {"dtype": "fp32", "files": graphs}, "trt-rtx": {"dtype": "fp16", "files": plans}}
+    return raw | {"engines": built}
+
+
+def contract(model):
+    """What bundle.json says about a model."""
+    inputs = {"vision": ["pixel_values"], "embed": ["input_ids", "image_embeds"]}
+    past = [f"past_key_values.{layer}.{kind}" for layer in range(2) for kind in ("key", "value")]
+    if model.second:
+        inputs["prefill"] = [
+            "inputs_embeds",
+            "attention_mask",
+            "position_ids",
+            "span_starts",
+            "carry.score",
+        ]
+        groups = [f"{name}.{g}" for g in range(2) for name in ("attention_mask", "position_ids")]
+        inputs["decode"] = ["inputs_embeds", *groups, *past, *(["key_bias.1"] if model.key_bias else [])]
+    else:
+        inputs["decoder"] = ["inputs_embeds", "attention_mask", "position_ids", *past]
+    limits = {"images": model.images, "max_batch": model.max_batch, "max_length": model.max_length}
+    ends = [[0, 1], [1, 2]] if model.second else [[0, 2]]
+    return {
+        "format": 1,
+        "recipe": limits,
+        "model": {
+            "image_token_id": IMAGE,
+            "eos_token_ids": [EOS],
+            "pad_token_id": 0,
+            "hidden_size": HIDDEN,
+            "kv_heads": HEADS,
+            "head_dim": WIDTH,
+            "max_positions": model.max_positions,
+        },
+        "plan": [],
+        "tokens": {"patches": PATCHES, "embedded": model.keep},
+        "positions": model.positions,
+        "preprocess": {
+            "size": {"height": PIXELS, "width": PIXELS},
+            "crop": None,
+            "resample": 3,
+            "rescale": 1 / 255,
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+        },
+        "groups": [{"layers": pair, "tokens": model.second if pair[0] else model.keep} for pair in ends],
+        "parts": {
+            part: {
+                "inputs": [{"name": name, "dtype": "float32", "shape": []} for name in names],
+                "outputs": [],
+                "files": {"fp32": f"onnx/{part}.fp32.onnx"},
+            }
+            for part, names in inputs.items()
+        },
+    }
+
+
+def picture(seed):
+    """A small picture of noise, larger than the model sees."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def save_tokenizer(directory):
+    """Writes a word-level tokenizer.json over WORDS."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.save(str(directory / "tokenizer.json"))
+
+
+SINGLE = {"keep": 5}
+KEEP = {"keep": 5, "positions": "keep"}
+SPLIT = {"keep": 5, "positions": "keep", "second": 2}
+BIASED = {**SPLIT, "key_bias": True}
+MODELS = [SINGLE, KEEP, SPLIT, BIASED]
+UNCUT = [SINGLE, KEEP]  # their decoder is one part
+
+PROMPTS = [[5, IMAGE, 9, 10, 8, 6, 7], [5, 9, 16], [5, IMAGE, 13, IMAGE, 16, 9, 10, 11, 12]]
+PICTURES = [[picture(1)], [], [picture(2), picture(3)]]

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from engines.contract import parse
+from engines.errors import UserError
+from engines.parts import Parts
+from tests.engines.numpy_bundle import PICTURES, PROMPTS, SPLIT, contract, open_numpy, picture
+from tests.engines.numpy_model import NumpyModel
+
+
+def make(dtype="fp32", **settings):
+    model = NumpyModel(**settings)
+    return Parts(parse(contract(model)), model.parts(), dtype)
+
+
+def test_more_pictures_than_a_batch_are_encoded_in_turns():
+    parts = make(max_batch=2)
+    pictures = [picture(n) for n in range(5)]
+    seen = parts.see(pictures)
+    for n, one in enumerate(pictures):
+        np.testing.assert_allclose(seen["image_embeds"][n], parts.see([one])["image_embeds"][0], rtol=1e-5)
+    assert parts.see([]) == {}
+
+
+def test_carried_scores_stand_by_prompt_and_picture():
+    parts = make(**SPLIT)
+    seen = parts.see([picture(n) for n in range(3)])
+    carried = parts.carried([1, 0, 2], seen)["carry.score"]
+    scores = seen["carry.score"]
+    zero = np.zeros_like(scores[0])
+    np.testing.assert_array_equal(carried, [[scores[0], zero], [zero, zero], [scores[1], scores[2]]])
+    assert not parts.carried([0], {})["carry.score"].any()
+
+
+def test_half_precision_reaches_the_parts():
+    seen = {}
+
+    def note(part, run):
+        def noted(feeds):
+            seen.update({f"{part}.{name}": array.dtype for name, array in feeds.items()})
+            return run(feeds)
+
+        return noted
+
+    session = open_numpy({}, dtype="fp16", wrap=note)
+    session.prefill(PROMPTS[:1], PICTURES[:1])
+    assert seen["vision.pixel_values"] == seen["decoder.past_key_values.0.key"] == np.float16
+    assert seen["decoder.position_ids"] == seen["embed.input_ids"] == np.int64
+
+
+def test_missing_parts_inputs_and_precisions_are_refused():
+    model = NumpyModel()
+    raw = contract(model)
+    with pytest.raises(UserError, match="decoder"):
+        Parts(parse(raw), {"vision": model.vision, "embed": model.embed}, "fp32")
+    with pytest.raises(UserError, match="fp64"):
+        make("fp64")
+    raw["parts"]["embed"]["inputs"].append({"name": "mystery", "dtype": "float32", "shape": []})
+    with pytest.raises(UserError, match="'embed' wants mystery"):
+        Parts(parse(raw), model.parts(), "fp32").embed(np.array([[5]]), {})

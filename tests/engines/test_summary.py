@@ -1,0 +1,103 @@
+import copy
+
+from engines.ceiling import ceiling
+from engines.flops import Geometry
+from engines.summary import details, summary
+
+GEOMETRY = Geometry(32, 4096, 4096, 11008, 32064, 23, 1024, 4096, 577)
+TENSOR = {
+    "name": "pixel_values",
+    "dtype": "float32",
+    "shape": ["batch", 3, 336, 336],
+    "meaning": "the picture",
+}
+BUNDLE = {
+    "tp_export": "0.1.0",
+    "created": "2030-01-01",
+    "recipe": {"method": "fastervlm", "keep": 64},
+    "model": {"name": "llava-1.5-7b"},
+    "tokens": {"patches": 576, "embedded": 64},
+    "groups": [{"layers": [0, 32], "tokens": 64}],
+    "parts": {"vision": {"inputs": [TENSOR], "outputs": [{**TENSOR, "name": "image_embeds"}], "nodes": 123}},
+    "engines": {
+        "ort-cpu": {"dtype": "fp32", "files": {"vision": "onnx/vision.fp32.onnx"}},
+        "trt-rtx": {
+            "dtype": "fp16",
+            "files": {"vision": "engines/trt-rtx/vision.plan"},
+            "build_s": {"vision": 12.34},
+            "fused_attention": {"vision": 23},
+        },
+    },
+    "files": {"onnx/vision.fp32.onnx": {"bytes": 2048}, "engines/trt-rtx/vision.plan": {"bytes": 3 * 2**20}},
+    "versions": {"torch": "2.13.0"},
+    "parity": {"verdict": "pass"},
+}
+PARITY = {
+    "verdict": "pass",
+    "rows": [
+        {
+            "level": "indices", "dtype": "fp32", "engine": "ort-cpu", "what": "equal", "value": 1.0,
+            "threshold": 1.0, "verdict": "pass",
+        }
+    ],
+}  # fmt: skip
+
+
+def table(tables, title):
+    return next(t for t in tables if t.title == title)
+
+
+def test_before_and_after():
+    shown = table(summary(BUNDLE, PARITY, [ceiling(GEOMETRY, 576, 64)]), "Before and after")
+    assert shown.rows == (
+        ("tokens per image in the decoder", "576", "64", "x9"),
+        ("decoder prefill", "8.08 TFLOP", "1.35 TFLOP", "x5.98"),
+        ("vision and prefill", "8.44 TFLOP", "1.72 TFLOP", "x4.92"),
+        ("key-value cache", "308 MiB", "52 MiB", "x5.92"),
+    )
+    assert "vision 123" in shown.note
+
+
+def test_tokens_are_the_mean_over_layer_groups():
+    bundle = copy.deepcopy(BUNDLE)
+    bundle["groups"] = [{"layers": [0, 2], "tokens": 576}, {"layers": [2, 32], "tokens": 64}]
+    shown = table(summary(bundle, PARITY, []), "Before and after")
+    assert shown.rows == (("tokens per image in the decoder", "576", "96", "x6"),)
+
+
+def test_engines_say_what_is_known():
+    assert table(summary(BUNDLE, PARITY, []), "Engines").rows == (
+        ("ort-cpu", "vision", "fp32", "2 KiB", "-", "-"),
+        ("trt-rtx", "vision", "fp16", "3 MiB", "12.3 s", "23"),
+    )
+
+
+def test_parity_rows_and_verdict():
+    shown = table(summary(BUNDLE, PARITY, []), "Parity with PyTorch")
+    assert shown.rows == (("indices", "fp32", "ort-cpu", "equal", "1", "1", "pass"),)
+    assert shown.note == "Verdict: pass."
+
+
+def test_ceiling_has_a_row_for_each_gpu():
+    tables = summary(BUNDLE, PARITY, [ceiling(GEOMETRY, 576, 64, gpu=gpu) for gpu in ("h200", "thor")])
+    shown = table(tables, "Ceiling")
+    assert [row[:7] for row in shown.rows] == [
+        ("H200", "1", "184", "10.2 ms", "3.09 ms", "x3.31", "x3.01"),
+        ("Jetson Thor T5000", "1", "916", "49.6 ms", "48.6 ms", "x1.02", "x1.02"),
+    ]
+    assert "H200 790 TFLOP/s, 4300 GB/s (measured)" in shown.note
+    assert "Ceiling" not in {t.title for t in summary(BUNDLE, PARITY, [])}
+
+
+def test_details():
+    contract, versions = details(BUNDLE)
+    assert contract.rows[0] == (
+        "vision",
+        "in",
+        "pixel_values",
+        "float32",
+        "batch x 3 x 336 x 336",
+        "the picture",
+    )
+    assert contract.rows[1][:3] == ("vision", "out", "image_embeds")
+    assert versions.rows == (("tp-export", "0.1.0"), ("torch", "2.13.0"))
