@@ -83,9 +83,7 @@ def _contract(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise UserError(f"{file} is not valid JSON; {_REMEDY}") from None
     if not isinstance(contract, dict) or contract.get("format") != FORMAT:
-        raise UserError(
-            f"{file}: not bundle format {FORMAT}; open it with the tp-export version that wrote it"
-        )
+        raise UserError(f"{file}: not bundle format {FORMAT}; open it with the tp-export version that wrote it")
     for key, kind in SCHEMA.items():
         if not isinstance(contract.get(key), kind):
             raise UserError(f"{file}: '{key}' is missing or not a {kind.__name__}; {_REMEDY}")
@@ -109,9 +107,7 @@ def _check_parts(bundle: Bundle) -> None:
             if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
                 raise UserError(f"{bundle.dir}/{CONTRACT}: {kind}.{name} names no files; {_REMEDY}")
             if stray := sorted(set(files.values()) - contract["files"].keys()):
-                raise UserError(
-                    f"{bundle.dir}/{CONTRACT}: {kind}.{name} uses {stray[0]}, which has no record"
-                )
+                raise UserError(f"{bundle.dir}/{CONTRACT}: {kind}.{name} uses {stray[0]}, which has no record")
     for name, part in contract["parts"].items():
         tensors = [part.get("inputs"), part.get("outputs")]
         if not all(isinstance(side, list) and all(_is_tensor(t) for t in side) for side in tensors):
@@ -136,9 +132,7 @@ def _inside(folder: Path, name: str) -> Path:
         except OSError:
             raise UserError(f"{folder}: {name} is missing; {_REMEDY}") from None
         if stat.S_ISLNK(mode):
-            raise UserError(
-                f"{folder}: {name} is or goes through a symbolic link; bundles hold plain files only"
-            )
+            raise UserError(f"{folder}: {name} is or goes through a symbolic link; bundles hold plain files only")
     if not stat.S_ISREG(mode):
         raise UserError(f"{folder}: {name} is not a plain file")
     return path

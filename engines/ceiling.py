@@ -45,9 +45,7 @@ class Ceiling:
     @property
     def flop_ratio_with_vision(self) -> float:
         """FLOPs of vision and prefill, before over after."""
-        return (self.before.llm_flops + self.before.vision_flops) / (
-            self.after.llm_flops + self.after.vision_flops
-        )
+        return (self.before.llm_flops + self.before.vision_flops) / (self.after.llm_flops + self.after.vision_flops)
 
     @property
     def prefill_speedup(self) -> float:
@@ -141,7 +139,5 @@ def _decode_s(geometry: Geometry, lengths: list[int], steps: int, run: tuple[Gpu
     for step in range(1, steps + 1):
         rows = [length + step for length in lengths]
         flops = sum(layer_flops(geometry, 1, row - 1) for row in rows) + 2 * geometry.d * geometry.vocab
-        total += gpu.seconds(
-            batch * flops, weight_bytes * geometry.parameters + batch * kv_bytes(geometry, rows)
-        )
+        total += gpu.seconds(batch * flops, weight_bytes * geometry.parameters + batch * kv_bytes(geometry, rows))
     return total

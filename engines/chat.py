@@ -93,9 +93,7 @@ class Chat:
 
 def _common(old: Sequence[int], new: Sequence[int]) -> int:
     """Counts the tokens that two lists begin with alike."""
-    return next(
-        (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new))
-    )
+    return next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
 
 
 def _joined(old: Arrays, new: Arrays) -> Arrays:

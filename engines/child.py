@@ -42,9 +42,7 @@ def run_in_child(function: str, kwargs: Mapping[str, Any], what: str, log: Path)
     with tempfile.TemporaryDirectory() as folder, log.open("wb") as output:
         answer = Path(folder) / "answer.json"
         request = json.dumps({"function": function, "kwargs": dict(kwargs), "answer": str(answer)})
-        child = subprocess.run(
-            command, input=request.encode(), stdout=output, stderr=subprocess.STDOUT, check=False
-        )
+        child = subprocess.run(command, input=request.encode(), stdout=output, stderr=subprocess.STDOUT, check=False)
         return _understand(child.returncode, answer, what, log)
 
 

@@ -65,9 +65,7 @@ def _parse(raw: Mapping[str, Any]) -> Contract:
     model, recipe, tokens = raw["model"], raw["recipe"], raw["tokens"]
     keep = raw["positions"] == "keep"
     return Contract(
-        geometry=Geometry(
-            int(model["image_token_id"]), int(tokens["embedded"]), int(tokens["patches"]), keep
-        ),
+        geometry=Geometry(int(model["image_token_id"]), int(tokens["embedded"]), int(tokens["patches"]), keep),
         preprocess={key: raw["preprocess"][key] for key in PREPROCESS},
         eos=tuple(int(token) for token in model["eos_token_ids"]),
         hidden_size=int(model["hidden_size"]),
@@ -103,9 +101,7 @@ def engine_files(raw: Mapping[str, Any], target: str, dtype: str | None) -> tupl
             return built["dtype"], dict(built["files"])
         # Another precision needs no build where the graph itself is the engine.
         if any(Path(name).suffix != ".onnx" for name in built["files"].values()):
-            raise UserError(
-                f"the engines for {target} are {built['dtype']}, not {dtype}; build them in {dtype}"
-            )
+            raise UserError(f"the engines for {target} are {built['dtype']}, not {dtype}; build them in {dtype}")
         return str(dtype), {part: raw["parts"][part]["files"][str(dtype)] for part in built["files"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"bundle.json: no {dtype or 'usable'} files for {target} (entry {error})") from None

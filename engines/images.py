@@ -76,9 +76,7 @@ def visible(image: Image.Image, spec: Mapping[str, Any]) -> Image.Image:
     image = _rgb(image)
     height, width = _resized(image.height, image.width, spec["size"])
     if height * width > MAX_PIXELS:
-        raise UserError(
-            f"a picture of {image.width} x {image.height} is too elongated to resize: crop it first"
-        )
+        raise UserError(f"a picture of {image.width} x {image.height} is too elongated to resize: crop it first")
     image = image.resize((width, height), resample=spec["resample"])
     if spec["crop"] is None:
         return image

@@ -83,9 +83,7 @@ def empty(contract: Contract, batch: int, dtype: DTypeLike) -> State:
 def from_prefill(contract: Contract, outputs: Arrays, dtype: DTypeLike) -> State:
     """The cache that a prefill part leaves."""
     masks = [outputs[f"attention_mask.{g}"] for g in range(len(contract.groups))]
-    biases = [
-        outputs.get(f"key_bias.{g}", np.zeros(mask.shape, np.dtype(dtype))) for g, mask in enumerate(masks)
-    ]
+    biases = [outputs.get(f"key_bias.{g}", np.zeros(mask.shape, np.dtype(dtype))) for g, mask in enumerate(masks)]
     kv = {name: outputs[name] for name in _names(contract)}
     named = kv.keys() | {"logits", "next_position"}
     rest = {name: array for name, array in outputs.items() if name not in named}

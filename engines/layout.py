@@ -70,9 +70,7 @@ def check_pictures(tokens: Sequence[int], pictures: int, geometry: Geometry) -> 
     """
     places = tokens.count(geometry.image_token_id)
     if places != pictures:
-        raise UserError(
-            f"a prompt has {places} image token(s) but {pictures} picture(s): write one per picture"
-        )
+        raise UserError(f"a prompt has {places} image token(s) but {pictures} picture(s): write one per picture")
 
 
 def lay_out(
@@ -127,9 +125,7 @@ def _starts(tokens: Sequence[int], geometry: Geometry, spans: int) -> list[int]:
         return []
     images = [i for i, token in enumerate(tokens) if token == geometry.image_token_id]
     if len(images) > spans:
-        raise UserError(
-            f"a prompt has {len(images)} pictures, the export allows {spans}: export with --images"
-        )
+        raise UserError(f"a prompt has {len(images)} pictures, the export allows {spans}: export with --images")
     end = geometry.rows(tokens)
     dummies = [end + geometry.embedded * j for j in range(spans - len(images))]
     return [geometry.rows(tokens[:i]) for i in images] + dummies

@@ -121,7 +121,7 @@ def _indices(found: Run, number: int, reference: Mapping[str, Array], bounds: Bo
 def _values(level: str, number: int, got: Array, want: Array, bound: float) -> Row:
     scale = float(np.sqrt(np.mean(np.square(want, dtype=np.float64)))) or 1.0
     worst = float(np.abs(got - want).max()) / scale
-    return Row(level, number, "max difference / rms", worst, bound, bool(worst <= bound))
+    return Row(level, number, "max diff / rms", worst, bound, bool(worst <= bound))
 
 
 def _tokens(got: list[int], number: int, reference: Mapping[str, Array], bound: float) -> Row:
@@ -134,7 +134,15 @@ def _tokens(got: list[int], number: int, reference: Mapping[str, Array], bound: 
     logits = reference["logits"][step]
     best = np.sort(logits)[::-1]
     margin = float((best[0] - best[1]) / np.sqrt(np.mean(np.square(logits, dtype=np.float64))))
-    return Row("tokens", number, "margin where they part", margin, bound, ok=margin <= bound, note=f"{step} of {len(want)}")
+    return Row(
+        "tokens",
+        number,
+        "margin where they part",
+        margin,
+        bound,
+        ok=margin <= bound,
+        note=f"{step} of {len(want)}",
+    )
 
 
 def load(folder: Path, dtype: str) -> tuple[list[Case], list[dict[str, Array]]]:
@@ -164,7 +172,7 @@ def told(rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
                 "what": what,
                 "value": worst.note or worst.value,
                 "threshold": worst.bound,
-                "verdict": f"{verdict(same)}, {sum(row.ok for row in same)} of {len(same)} cases",
+                "verdict": f"{verdict(same)} {sum(row.ok for row in same)}/{len(same)}",
             })  # fmt: skip
     return {
         "verdict": verdict([row for each in rows.values() for row in each]),

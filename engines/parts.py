@@ -50,9 +50,7 @@ class Parts:
         wanted = self.contract.inputs[part]
         unknown = sorted(set(wanted) - feeds.keys())
         if unknown:
-            raise UserError(
-                f"part '{part}' wants {', '.join(unknown)}, which no one provides: export it again"
-            )
+            raise UserError(f"part '{part}' wants {', '.join(unknown)}, which no one provides: export it again")
         return self._runners[part]({name: feeds[name] for name in wanted})
 
     def see(self, images: Sequence[Image.Image]) -> dict[str, NDArray[Any]]:

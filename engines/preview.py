@@ -61,9 +61,7 @@ def _edges(length: int, parts: int) -> list[int]:
     return [round(i * length / parts) for i in range(parts + 1)]
 
 
-def _outlined(
-    picture: Image.Image, mask: NDArray[np.bool_], across: list[int], down: list[int]
-) -> Image.Image:
+def _outlined(picture: Image.Image, mask: NDArray[np.bool_], across: list[int], down: list[int]) -> Image.Image:
     pen = ImageDraw.Draw(picture, "RGBA")
     padded = np.pad(mask, 1)
     for r, c in np.argwhere(mask).tolist():

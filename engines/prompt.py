@@ -131,7 +131,5 @@ def _named_tokens(path: Path) -> dict[str, str]:
     if not isinstance(config, dict):
         raise UserError(f"{path}: not a JSON object; the bundle is damaged")
     tokens = {name: config.get(name) for name in NAMED_TOKENS}
-    texts = {
-        name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()
-    }
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()}
     return {name: text for name, text in texts.items() if isinstance(text, str)}

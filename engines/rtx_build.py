@@ -35,7 +35,7 @@ def build_plan(onnx: str, out: str, profiles: Sequence[Profile], gpus: Sequence[
     Raises:
         UserError: the first complaint of the parser or the builder.
     """
-    import tensorrt_rtx as trt  # noqa: PLC0415 - large, and only a child may crash in it
+    import tensorrt_rtx as trt
 
     start = time.perf_counter()
     logger = _listener(trt)

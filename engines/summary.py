@@ -46,9 +46,7 @@ def costs(bundle: Json, ceilings: Sequence[Ceiling]) -> Table:
             ),
         ]
     nodes = ", ".join(f"{name} {part['nodes']}" for name, part in bundle["parts"].items())
-    return Table(
-        "Before and after", ("one prompt", "before", "after", "ratio"), tuple(rows), f"Graph nodes: {nodes}."
-    )
+    return Table("Before and after", ("one prompt", "before", "after", "ratio"), tuple(rows), f"Graph nodes: {nodes}.")
 
 
 def engines(bundle: Json) -> Table:
@@ -59,12 +57,10 @@ def engines(bundle: Json) -> Table:
             built, fused = engine.get("build_s", {}).get(part), engine.get("fused_attention", {}).get(part)
             rows.append((
                 target, part, engine["dtype"], size(bundle["files"][file]["bytes"]),
-                "-" if built is None else f"{built:.1f} s", "-" if fused is None else str(fused),
+                "-" if built is None else f"{built:.1f} s", "-" if fused is None else _kernels(fused),
             ))  # fmt: skip
     columns = ("target", "part", "dtype", "size", "build", "fused attention")
-    return Table(
-        "Engines", columns, tuple(rows), "ONNX parts read their weights from the shards beside them."
-    )
+    return Table("Engines", columns, tuple(rows), "ONNX parts read their weights from the shards beside them.")
 
 
 def parity_table(parity: Json) -> Table:
@@ -106,6 +102,11 @@ def details(bundle: Json) -> list[Table]:
     contract = Table("Inputs and outputs", ("part", "", "name", "dtype", "shape", "meaning"), rows)
     made = (("tp-export", bundle["tp_export"]), *bundle["versions"].items())
     return [contract, Table("Versions", ("package", "version"), tuple((k, str(v)) for k, v in made))]
+
+
+def _kernels(fused: Mapping[str, int]) -> str:
+    """Fused kernels by kind: `_gemm_mha_v2` serves many queries, `_gemv_mha_v1` one."""
+    return ", ".join(f"{count} {name.split('_')[1]}" for name, count in sorted(fused.items())) or "-"
 
 
 def _mean_tokens(groups: Sequence[Json]) -> float:

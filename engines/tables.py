@@ -31,8 +31,7 @@ class Table:
     def numeric(self) -> tuple[bool, ...]:
         """For each column, whether it holds figures and is set flush right."""
         return tuple(
-            bool(self.rows) and all(is_figure(row[column]) for row in self.rows)
-            for column in range(len(self.columns))
+            bool(self.rows) and all(is_figure(row[column]) for row in self.rows) for column in range(len(self.columns))
         )
 
 

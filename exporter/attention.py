@@ -23,7 +23,7 @@ class Tape:
     scale: float = 1.0
 
 
-def fused(  # noqa: PLR0913 - the signature is the one transformers calls
+def fused(
     module: torch.nn.Module,  # noqa: ARG001
     query: Tensor,
     key: Tensor,
@@ -31,7 +31,7 @@ def fused(  # noqa: PLR0913 - the signature is the one transformers calls
     attention_mask: Tensor | None,
     scaling: float,
     tape: Tape,
-    **_: Any,  # noqa: ANN401
+    **_: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention for transformers' registry: `[B,H,n,d]` in, `[B,n,H,d]` out."""
     if tape.past is not None:
@@ -44,7 +44,7 @@ def fused(  # noqa: PLR0913 - the signature is the one transformers calls
 
 def register() -> str:
     """Register the function under its name, which a model's config then asks for."""
-    from transformers import AttentionInterface  # noqa: PLC0415 - transformers loads slowly
+    from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, fused)
     return NAME

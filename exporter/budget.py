@@ -32,11 +32,10 @@ class Budget:
         if self.text.endswith("%"):
             value /= 100
         if value <= 0:
-            raise UserError(
-                f"--keep {self.text}: nothing would be kept; give a count from 1 to {total} or a ratio"
-            )
+            raise UserError(f"--keep {self.text}: nothing would be kept; give a count from 1 to {total} or a ratio")
         if value > (1 if ratio else total):
             raise UserError(
-                f"--keep {self.text}: more than there is; an image has {total} patches: give 1 to {total}, or a ratio up to 1"
+                f"--keep {self.text}: more than there is; an image has {total} patches: "
+                f"give a count from 1 to {total}, or a ratio up to 1"
             )
         return max(1, int(value * total + Fraction(1, 2))) if ratio else int(value)

@@ -58,7 +58,12 @@ class Yard:
             log = base() / "logs" / f"{target.name}-{name}.log"
             job = BuildJob(name, onnx, folder / f"{name}{backend.extension}", log, shapes, target.options)
             built = backend.build(job)
-            told = {"build_s": built.seconds, "bytes": built.bytes, "peak_mib": built.peak_mib, **built.details}
+            told = {
+                "build_s": built.seconds,
+                "bytes": built.bytes,
+                "peak_mib": built.peak_mib,
+                **built.details,
+            }
             (folder / "engine.json").write_text(json.dumps(told))
 
         folder, reused = cached("engine", key, make)
@@ -70,5 +75,3 @@ class Yard:
             place(made, kept)
         told["file"] = (kept if made.is_file() else onnx).relative_to(self.root).as_posix()
         return told, reused
-
-

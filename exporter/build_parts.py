@@ -65,7 +65,9 @@ class Tracer:
         if draft.cut_decoder:
             made += self._cut_decoder({**method, "images": draft.images, "tokens": tokens}, made[0], report)
         else:
-            made.append(self._built("decoder", {}, lambda job: DecodePart(job, single_group(job.family, tokens)), report))
+            made.append(
+                self._built("decoder", {}, lambda job: DecodePart(job, single_group(job.family, tokens)), report)
+            )
         return {part.name: part for part in made}
 
     def _cut_decoder(self, key: Mapping[str, Any], vision: Built, report: Reporter) -> list[Built]:
@@ -85,7 +87,9 @@ class Tracer:
             folder, reused = cached("part", full, lambda place: self._make(make, place))
             step.note = "unchanged, reused" if reused else ""
         told = json.loads((folder / "part.json").read_text())
-        ports = {side: tuple(Port(**{**p, "shape": tuple(p["shape"])}) for p in told[side]) for side in ("inputs", "outputs")}
+        ports = {
+            side: tuple(Port(**{**p, "shape": tuple(p["shape"])}) for p in told[side]) for side in ("inputs", "outputs")
+        }
         return Built(name, folder / "part.onnx", ports["inputs"], ports["outputs"], told["nodes"], told["facts"])
 
     def _make(self, make: Callable[[Job], Part], place: Path) -> None:
@@ -103,7 +107,7 @@ class Tracer:
         told = {"inputs": [asdict(p) for p in part.inputs], "outputs": [asdict(p) for p in part.outputs]}
         (place / "part.json").write_text(json.dumps({**told, "nodes": _count(model), "facts": facts}))
 
-    def _set_up(self) -> Any:  # noqa: ANN401 - a tuple of torch objects
+    def _set_up(self) -> Any:
         if self._model is None:
             family, mode = fake_model(self.draft.family, self.draft.config, self.dtype, register())
             self._model = (family, mode, match(family, self.draft.checkpoint))

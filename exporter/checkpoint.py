@@ -131,7 +131,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _download(model: str) -> Path:
     """A checkpoint from the hub, or from its local cache."""
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only needed for hub ids
+    from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(model, allow_patterns=HUB_FILES))

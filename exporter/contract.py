@@ -45,5 +45,8 @@ def groups(traced: Mapping[str, Built], draft: Draft) -> list[dict[str, Any]]:
 def _part(name: str, parts: Mapping[str, Mapping[str, Built]]) -> dict[str, Any]:
     built = parts["fp32"][name]
     files = {dtype: f"onnx/{name}.{dtype}.onnx" for dtype in parts}
-    ports = {"inputs": [asdict(port) for port in built.inputs], "outputs": [asdict(port) for port in built.outputs]}
+    ports = {
+        "inputs": [asdict(port) for port in built.inputs],
+        "outputs": [asdict(port) for port in built.outputs],
+    }
     return {**ports, "files": files, "nodes": built.node_count, "operators": dict(built.nodes)}

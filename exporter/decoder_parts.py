@@ -42,8 +42,7 @@ def _cache_ports(family: Family, groups: tuple[Group, ...], word: str, axis: str
         shape = ("batch", int(text.num_key_value_heads), axis.format(mark), head)
         for layer in group.layers:
             ports += [
-                Port(f"{word}.{layer}.{kind}", FLOAT, shape, f"{kind}s of layer {layer}")
-                for kind in ("key", "value")
+                Port(f"{word}.{layer}.{kind}", FLOAT, shape, f"{kind}s of layer {layer}") for kind in ("key", "value")
             ]
     return ports
 
@@ -60,16 +59,10 @@ class DecodePart(Part):
         for number in range(len(groups)):
             mark = f".{number}" if len(groups) > 1 else ""
             slots = ("batch", f"past{mark}+tokens")
-            ports.append(
-                Port(f"attention_mask{mark}", "int64", slots, "1 where a cache slot or new row holds a token")
-            )
-            ports.append(
-                Port(f"position_ids{mark}", "int64", ("batch", "tokens"), "position of each new row")
-            )
+            ports.append(Port(f"attention_mask{mark}", "int64", slots, "1 where a cache slot or new row holds a token"))
+            ports.append(Port(f"position_ids{mark}", "int64", ("batch", "tokens"), "position of each new row"))
             if biased:
-                ports.append(
-                    Port(f"key_bias{mark}", "float32", slots, "added to the attention logits of each slot")
-                )
+                ports.append(Port(f"key_bias{mark}", "float32", slots, "added to the attention logits of each slot"))
         self.inputs = (*ports, *_cache_ports(job.family, groups, "past_key_values", "past{}"))
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -81,7 +74,8 @@ class DecodePart(Part):
         for number, group in enumerate(self.groups):
             mark = f".{number}" if len(self.groups) > 1 else ""
             slots = given[f"attention_mask{mark}"] > 0
-            torch._check(slots.shape[1] == new + given[f"past_key_values.{group.first}.key"].shape[2])  # noqa: SLF001
+            past = given[f"past_key_values.{group.first}.key"].shape[2]
+            torch._check(slots.shape[1] == new + past)  # type: ignore[no-untyped-call] # noqa: SLF001
             mask = attention_mask(slots, x, given.get(f"key_bias{mark}"))
             assert stack.rotary is not None
             rope = stack.rotary(x, given[f"position_ids{mark}"])
@@ -165,11 +159,7 @@ class PrefillPart(Part):
             origin=torch.arange(self.tokens).expand(*starts.shape, -1),
             valid=given["attention_mask"] > 0,
             positions=given["position_ids"],
-            carry={
-                name.removeprefix("carry."): value
-                for name, value in given.items()
-                if name.startswith("carry.")
-            },
+            carry={name.removeprefix("carry."): value for name, value in given.items() if name.startswith("carry.")},
         )
         return Walk(job.family.decoder, job.reducer, job.stages, job.family.shape(job.images).grid, sequence)
 
@@ -188,12 +178,8 @@ class PrefillPart(Part):
                 )
             )
             kept = ("batch", self.job.images, self.groups[number].tokens)
-            ports.append(
-                Port(f"kept_indices{mark}", "int64", kept, "place of each row in the uncut span; -1: merged")
-            )
-            ports.append(
-                Port(f"key_bias{mark}", "float32", slots, "to be added to the logits of these slots")
-            )
+            ports.append(Port(f"kept_indices{mark}", "int64", kept, "place of each row in the uncut span; -1: merged"))
+            ports.append(Port(f"key_bias{mark}", "float32", slots, "to be added to the logits of these slots"))
         ports.append(
             Port(
                 "next_position",
@@ -213,9 +199,7 @@ def last_logits(family: Family, hidden: Tensor, valid: Tensor) -> Tensor:
 
 def logits_port(family: Family) -> Port:
     """The logits' port."""
-    return Port(
-        "logits", FLOAT, ("batch", 1, int(family.config.text_config.vocab_size)), "of the last new token"
-    )
+    return Port("logits", FLOAT, ("batch", 1, int(family.config.text_config.vocab_size)), "of the last new token")
 
 
 def _groups(lengths: list[Sequence]) -> tuple[Group, ...]:

@@ -34,9 +34,7 @@ def demo_checkpoint(name: str) -> Path:
     try:
         return folder if folder.is_dir() else _make(folder)
     except OSError as error:
-        raise UserError(
-            f"cannot write the demo model to {folder}: {error.strerror}; set TP_EXPORT_CACHE"
-        ) from error
+        raise UserError(f"cannot write the demo model to {folder}: {error.strerror}; set TP_EXPORT_CACHE") from error
 
 
 def cache_folder() -> Path:
@@ -47,7 +45,7 @@ def cache_folder() -> Path:
 
 def _make(folder: Path) -> Path:
     """Generate beside the final place, then rename: no one ever sees half a checkpoint."""
-    from exporter.demo_llava import generate  # noqa: PLC0415 - imports torch
+    from exporter.demo_llava import generate
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

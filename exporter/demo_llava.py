@@ -74,9 +74,7 @@ def _random_weights(folder: Path) -> dict[str, Tensor]:
     """Draw every weight, fp16, under its hub name; matrices keep the scale of what they multiply."""
     config = LlavaConfig.from_pretrained(folder)
     with torch.device("meta"):
-        shapes = {
-            name: value.shape for name, value in LlavaForConditionalGeneration(config).state_dict().items()
-        }
+        shapes = {name: value.shape for name, value in LlavaForConditionalGeneration(config).state_dict().items()}
     layer = config.vision_config.num_hidden_layers + config.vision_feature_layer
     sharp = tuple(f"vision_tower.encoder.layers.{layer}.self_attn.{part}_proj.weight" for part in "qk")
     source = torch.Generator().manual_seed(SEED)

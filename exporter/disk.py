@@ -52,6 +52,4 @@ def full_disk_in_words(place: Path) -> Iterator[None]:
             raise
         folder = existing(place)
         free = shutil.disk_usage(folder).free / 2**30
-        raise UserError(
-            f"no space left in {folder} ({free:.1f} GiB free): make room and run again"
-        ) from error
+        raise UserError(f"no space left in {folder} ({free:.1f} GiB free): make room and run again") from error

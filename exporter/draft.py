@@ -70,7 +70,17 @@ class Draft:
         shape = empty.shape(recipe.images)
         stages = make_plan(recipe.method, reducer, shape, Budget(recipe.keep or "100%"))
         draft = cls(
-            recipe, checkpoint, family, config, empty.facts(folder), shape, family.preprocess(folder), reducer, stages, targets, stored
+            recipe,
+            checkpoint,
+            family,
+            config,
+            empty.facts(folder),
+            shape,
+            family.preprocess(folder),
+            reducer,
+            stages,
+            targets,
+            stored,
         )
         draft.check()
         return draft
@@ -82,13 +92,17 @@ class Draft:
             UserError: a budget that TensorRT cannot build, a precision no target takes, too short a cache.
         """
         if any(t.name.startswith("trt") for t in self.targets) and largest_top_k(self.stages) > TENSORRT_TOP_K:
-            raise UserError(f"--keep {self.recipe.keep}: TensorRT's TopK takes at most {TENSORRT_TOP_K}; keep fewer, or use --target ort-cpu")
+            raise UserError(
+                f"--keep {self.recipe.keep}: TensorRT's TopK takes at most {TENSORRT_TOP_K}; "
+                "keep fewer, or use --target ort-cpu"
+            )
         if self.recipe.max_batch < 1 or self.images < 1:
             raise UserError("--max-batch and --images must be at least 1")
         need = self.images * self.tokens + 2
         if not need <= self.length <= self.facts.max_positions:
             raise UserError(
-                f"--max-length {self.length}: must lie between {need} (pictures and a word) and the model's {self.facts.max_positions}"
+                f"--max-length {self.length}: must lie between {need} (pictures and a word) "
+                f"and the model's {self.facts.max_positions}"
             )
 
     @property
@@ -118,7 +132,7 @@ class Draft:
 
     def precision(self, target: Target) -> Dtype:
         """What one target computes in."""
-        return self.recipe.dtype or engine(target.name).dtype(self.stored)  # type: ignore[return-value]
+        return self.recipe.dtype or engine(target.name).dtype(self.stored)
 
     @cached_property
     def hashes(self) -> list[str]:

@@ -23,7 +23,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class EagerTaps:
-    """See `exporter.reducer.Taps`; one or more sequences, all rows valid, spans given by their first place and width."""
+    """See `exporter.reducer.Taps`; sequences without padding, spans given by first place and width."""
 
     starts: tuple[int, ...]
     width: int

@@ -79,13 +79,13 @@ class _Run:
         draft, root = self.draft, self.root
         with self.report.step("copy weights and tokenizer"):
             furnish(draft.checkpoint.dir, draft.checkpoint.files, root)
-        parts = {dtype: self._trace(draft, dtype) for dtype in draft.precisions}
+        parts: dict[str, dict[str, Built]] = {dtype: self.trace(draft, dtype) for dtype in draft.precisions}
         told = contract(draft, parts, self._engines(parts))
         cases = self._cases()
         sessions = {dtype: self._session(told, dtype, "") for dtype in parts if dtype in RUNNABLE}
         parity, runs = prove(draft, sessions, cases, root / "parity", self.report, accept=accept)
         told["parity"] = {"verdict": parity["verdict"]}
-        pairs = self._speed(told, sessions["fp32"], cases[0])
+        pairs = self._speed(sessions["fp32"], cases[0])
         with self.report.step("write preview and report"):
             limits = outcome.ceilings(draft, told)
             png = outcome.picture(draft, sessions["fp32"], cases, runs["fp32"], root)
@@ -94,7 +94,7 @@ class _Run:
             told = seal(root, told)
         return Outcome(out, told, parity, limits, pairs)
 
-    def _trace(self, draft: Draft, dtype: str, mark: str = "") -> dict[str, Built]:
+    def trace(self, draft: Draft, dtype: str, mark: str = "") -> dict[str, Built]:
         """All parts in one precision, their graphs beside the shards."""
         built = Tracer(draft, dtype, self.root / "onnx").all(self.report)
         for name, part in built.items():
@@ -123,16 +123,21 @@ class _Run:
         parts = {name: load(self.root / "onnx" / f"{mark}{name}.{dtype}.onnx") for name in told["parts"]}
         return Session(told, parts, Prompt(self.root, self.draft.facts.image_token_id), dtype)
 
-    def _speed(self, told: Mapping[str, Any], pruned: Session, case: Case) -> list[Pair]:
+    def _speed(self, pruned: Session, case: Case) -> list[Pair]:
         """Time the dense model beside the pruned one, where it fits; its graphs do not stay."""
         reason = "nothing is pruned" if not self.draft.stages else outcome.too_large(self.draft)
         if reason:
             with self.report.step("compare speed with the dense model") as step:
                 step.note = f"left out: {reason}"
             return []
-        dense = replace(self.draft, recipe=replace(self.draft.recipe, method="none", keep=None), reducer=method("none"), stages=())
+        dense = replace(
+            self.draft,
+            recipe=replace(self.draft.recipe, method="none", keep=None),
+            reducer=method("none"),
+            stages=(),
+        )
         quiet = Reporter(Console(quiet=True), 0)
-        parts = {"fp32": _Run(dense, self.root, quiet)._trace(dense, "fp32", "dense.")}
+        parts = {"fp32": _Run(dense, self.root, quiet).trace(dense, "fp32", "dense.")}
         with self.report.step("compare speed with the dense model") as step:
             session = self._session(contract(dense, parts, {}), "fp32", "dense.")
             pairs = outcome.time_both(session, pruned, self.root / "parity", case)

@@ -40,17 +40,17 @@ class Family(ABC):
 
     architectures: ClassVar[tuple[str, ...]]
 
-    def __init__(self, config: Any, model: nn.Module) -> None:  # noqa: ANN401 - transformers' config is untyped
+    def __init__(self, config: Any, model: nn.Module) -> None:
         self.config, self.model = config, model
 
     @classmethod
     @abstractmethod
-    def load_config(cls, directory: Path) -> Any:  # noqa: ANN401
+    def load_config(cls, directory: Path) -> Any:
         """The checkpoint's transformers config. Raises UserError where a value makes no sense."""
 
     @classmethod
     @abstractmethod
-    def empty(cls, config: Any, dtype: torch.dtype, attention: str) -> nn.Module:  # noqa: ANN401
+    def empty(cls, config: Any, dtype: torch.dtype, attention: str) -> nn.Module:
         """The Hugging Face model, uninitialised, on the device in force, with the named attention function."""
 
     @classmethod
@@ -144,7 +144,9 @@ class Family(ABC):
         """The stock decoder's own forward, without cache: logits of all rows."""
 
     @abstractmethod
-    def eager_qkv(self, attention: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[dict[bool, QKV], float]:
+    def eager_qkv(
+        self, attention: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor] | None
+    ) -> tuple[dict[bool, QKV], float]:
         """q, k, v of a stock attention module after and before rotation (by `rope`), and its softmax scale."""
 
     @classmethod

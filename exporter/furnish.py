@@ -9,7 +9,13 @@ from typing import Any
 from engines.errors import UserError
 from exporter.publish import place
 
-TEXTS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
+TEXTS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "preprocessor_config.json",
+)
 LARGEST_TEXT = 200_000_000
 
 
@@ -23,7 +29,9 @@ def furnish(checkpoint: Path, shards: list[str], root: Path) -> None:
     for shard in shards:
         place((checkpoint / shard).resolve(), root / "onnx" / shard)
     if not (checkpoint / "tokenizer.json").is_file():
-        raise UserError(f"{checkpoint}: no tokenizer.json; save the tokenizer with transformers' save_pretrained, which writes it")
+        raise UserError(
+            f"{checkpoint}: no tokenizer.json; save the tokenizer with transformers' save_pretrained, which writes it"
+        )
     for name in ("tokenizer.json", *TEXTS):
         path = checkpoint / name
         if path.is_file() and path.stat().st_size < LARGEST_TEXT:

@@ -67,10 +67,17 @@ def write_parity(parity: Mapping[str, Any], pairs: list[Pair], root: Path) -> No
 
 
 def write_report(
-    told: Mapping[str, Any], parity: Mapping[str, Any], limits: list[Ceiling], pairs: list[Pair], png: bytes, root: Path
+    told: Mapping[str, Any],
+    parity: Mapping[str, Any],
+    limits: list[Ceiling],
+    pairs: list[Pair],
+    png: bytes,
+    root: Path,
 ) -> None:
     """report.html, from the same tables that the terminal shows."""
-    sizes = {path.relative_to(root).as_posix(): {"bytes": path.stat().st_size} for path in root.rglob("*") if path.is_file()}
+    sizes = {
+        path.relative_to(root).as_posix(): {"bytes": path.stat().st_size} for path in root.rglob("*") if path.is_file()
+    }
     shown = {**told, "files": sizes}
     report.write_report(shown, [*tables(shown, parity, limits, pairs), *details(shown)], png, root / "report.html")
 
@@ -78,7 +85,13 @@ def write_report(
 def tables(told: Mapping[str, Any], parity: Mapping[str, Any], limits: list[Ceiling], pairs: list[Pair]) -> list[Table]:
     """What an export ends with."""
     measured = [
-        (pair.what, f"{pair.dense_s * 1e3:.1f} ms", f"{pair.pruned_s * 1e3:.1f} ms", times(pair.ratio), f"{times(pair.least)} to {times(pair.most)}")
+        (
+            pair.what,
+            f"{pair.dense_s * 1e3:.1f} ms",
+            f"{pair.pruned_s * 1e3:.1f} ms",
+            times(pair.ratio),
+            f"{times(pair.least)} to {times(pair.most)}",
+        )
         for pair in pairs
     ]
     columns = ("on this machine", "dense", "pruned", "ratio", "spread")

@@ -51,9 +51,7 @@ class Part(nn.Module):
         super().__init__()
         self.model = family.model
 
-    def finish(
-        self, named: Mapping[str, Tensor], ports: Mapping[str, Port], fallback: str
-    ) -> tuple[Tensor, ...]:
+    def finish(self, named: Mapping[str, Tensor], ports: Mapping[str, Port], fallback: str) -> tuple[Tensor, ...]:
         """Return tensors in order and remember their ports; extra ones get the `fallback` meaning."""
         made = []
         for name, value in named.items():
@@ -83,9 +81,7 @@ class VisionPart(Part):
         seen = walk.run(shape.tower_last + 1)
         rows = seen.span_of(seen.hidden)[:, 0]
         bias = None if seen.bias is None else seen.span_of(seen.bias)[:, 0]
-        projected = self._walk(
-            Stack("projected"), replace(seen, hidden=family.projector(rows), start=0, bias=bias)
-        )
+        projected = self._walk(Stack("projected"), replace(seen, hidden=family.projector(rows), start=0, bias=bias))
         last = projected.run(0)
         self.carried = tuple(last.carry)
         named = {"image_embeds": last.hidden, "kept_indices": last.origin[:, 0]}
@@ -97,9 +93,7 @@ class VisionPart(Part):
             ("batch", last.width, last.hidden.shape[2]),
             "rows that replace an image's places",
         )
-        kept = Port(
-            "kept_indices", "int64", ("batch", last.width), "patch number of each row, row-major; -1: merged"
-        )
+        kept = Port("kept_indices", "int64", ("batch", last.width), "patch number of each row, row-major; -1: merged")
         return self.finish(named, {"image_embeds": embeds, "kept_indices": kept}, "made by the method")
 
     def _walk(self, stack: Stack, sequence: Sequence) -> Walk:

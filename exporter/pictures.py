@@ -32,6 +32,4 @@ def pictures(kind: Literal["demo", "general"]) -> list[Picture]:
     """
     folder = Path(str(files("exporter"))) / "data" / "pictures"
     listed = json.loads((folder / "pictures.json").read_text(encoding="utf-8"))[kind]
-    return [
-        Picture(folder / entry["file"], tuple(Question(**q) for q in entry["questions"])) for entry in listed
-    ]
+    return [Picture(folder / entry["file"], tuple(Question(**q) for q in entry["questions"])) for entry in listed]

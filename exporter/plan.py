@@ -18,17 +18,11 @@ def make_plan(name: str, reducer: Reducer, shape: Shape, budget: Budget) -> tupl
         UserError: the budget does not fit, or the method needs what this model or this version does not have.
     """
     if "cls" in reducer.needs and not shape.has_cls:
-        raise UserError(
-            f"--method {name}: it ranks by [CLS] attention and this model's tower has no [CLS] token"
-        )
+        raise UserError(f"--method {name}: it ranks by [CLS] attention and this model's tower has no [CLS] token")
     if missing := sorted(reducer.needs - {"cls"}):
-        raise UserError(
-            f"--method {name}: needs {', '.join(missing)}, which the exported parts do not provide"
-        )
+        raise UserError(f"--method {name}: needs {', '.join(missing)}, which the exported parts do not provide")
     if reducer.state or reducer.positions == "slot":
-        raise UserError(
-            f"--method {name}: engine state and slot positions are not supported by the decoder parts"
-        )
+        raise UserError(f"--method {name}: engine state and slot positions are not supported by the decoder parts")
     stages = reducer.plan(shape, budget)
     widths = {"tower": shape.patches}
     for stage in stages:
@@ -40,9 +34,7 @@ def make_plan(name: str, reducer: Reducer, shape: Shape, budget: Budget) -> tupl
 def _check(name: str, stage: Stage, shape: Shape) -> None:
     last = {"tower": shape.tower_last, "projected": -1, "decoder": shape.decoder_layers - 2}[stage.stack]
     if stage.at != "after":
-        raise UserError(
-            f"--method {name}: a stage '{stage.at}' a layer is not supported; stages act after a layer"
-        )
+        raise UserError(f"--method {name}: a stage '{stage.at}' a layer is not supported; stages act after a layer")
     if not -1 <= stage.layer <= last:
         raise UserError(
             f"--method {name}: no {stage.stack} layer {stage.layer} to act after; this model allows -1 to {last}"

@@ -41,7 +41,13 @@ def write_cases(pictures: Sequence[Picture], questions: int, prompt: Prompt, fol
 
 
 def prove(
-    draft: Draft, sessions: Mapping[str, Session], cases: Sequence[Case], folder: Path, report: Reporter, *, accept: bool
+    draft: Draft,
+    sessions: Mapping[str, Session],
+    cases: Sequence[Case],
+    folder: Path,
+    report: Reporter,
+    *,
+    accept: bool,
 ) -> tuple[dict[str, Any], dict[str, Run]]:
     """Compare engines of each precision with the reference; save the reference for later checks.
 
@@ -63,13 +69,16 @@ def prove(
     if told["verdict"] != "pass" and not accept:
         worst = next(row for each in rows.values() for row in each if not row.ok)
         raise UserError(
-            f"parity with PyTorch failed: {worst.level} of case {worst.case}: {worst.what} {worst.value:.2e} > {worst.bound:.0e}"
+            f"parity with PyTorch failed: {worst.level} of case {worst.case}: "
+            f"{worst.what} {worst.value:.2e} > {worst.bound:.0e}"
             f" {worst.note}; nothing was published (--accept-parity publishes anyway)"
         )
     return told, runs
 
 
-def _write_reference(draft: Draft, reference: Reference, found: Run, cases: Sequence[Case], folder: Path, dtype: str) -> None:
+def _write_reference(
+    draft: Draft, reference: Reference, found: Run, cases: Sequence[Case], folder: Path, dtype: str
+) -> None:
     """Save what the reference says to every case.
 
     16-bit engines may keep other tokens than fp32 where scores are close; the values behind them are then those of a
@@ -83,7 +92,10 @@ def _write_reference(draft: Draft, reference: Reference, found: Run, cases: Sequ
         tokens, logits = reference.generate(case.ids, [forced], STEPS, draft.facts.eos_token_ids)
         kept = reference.read(case.ids, [forced], []).kept
         tensors |= {f"{number}/{name}": value for name, value in _tensors(free, forced, tokens, logits, kept).items()}
-    save_file({name: value.clone().contiguous() for name, value in tensors.items()}, folder / f"reference.{dtype}.safetensors")
+    save_file(
+        {name: value.clone().contiguous() for name, value in tensors.items()},
+        folder / f"reference.{dtype}.safetensors",
+    )
 
 
 def _forced(reference: Reference, pixels: torch.Tensor, free: Sight, found: Run, number: int) -> Sight:
@@ -99,7 +111,12 @@ def _tensors(
     free: Sight, forced: Sight, tokens: list[int], logits: torch.Tensor, cuts: Mapping[Stage, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """What later checks compare with; decoder cuts are numbered as the engines number their layer groups."""
-    found = {"free_kept": free.kept, "embeds": forced.embeds, "logits": logits, "tokens": torch.tensor(tokens)}
+    found = {
+        "free_kept": free.kept,
+        "embeds": forced.embeds,
+        "logits": logits,
+        "tokens": torch.tensor(tokens),
+    }
     last = next(reversed(free.scores.values()), None)
     if last is not None:
         found["scores"] = last[0]

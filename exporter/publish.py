@@ -85,9 +85,7 @@ def _check(target: Path, *, force: bool) -> None:
         raise UserError(f"'{target}' cannot name a bundle: give a new directory's name")
     if os.path.lexists(target):
         if not is_bundle(target):
-            raise UserError(
-                f"{target} exists and is not a bundle: remove it yourself, or choose another name"
-            )
+            raise UserError(f"{target} exists and is not a bundle: remove it yourself, or choose another name")
         if not force:
             raise UserError(f"{target} exists: choose another name, or replace it with --force")
     folder = existing(target.absolute().parent)

@@ -108,10 +108,21 @@ class Taps(Protocol):
     def span(self) -> Tensor:
         """`[B,I,N]` int64: where each span's tokens stand in the sequence."""
 
-    grid: Grid
-    carry: Mapping[str, Tensor]
-    state: Mapping[str, Tensor]
-    inputs: Mapping[str, Tensor]
+    @property
+    def grid(self) -> Grid:
+        """Patches of one image."""
+
+    @property
+    def carry(self) -> Mapping[str, Tensor]:
+        """`[B,I,N]` each: what earlier stages handed on."""
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        """Tensors that live from call to call."""
+
+    @property
+    def inputs(self) -> Mapping[str, Tensor]:
+        """What the runtime supplies beside the picture."""
 
     def hidden(self, layer: int, point: Point = "out") -> Tensor:
         """`[B,n,C]` at one point of a layer."""

@@ -43,7 +43,9 @@ class Reference:
     forced: dict[Stage, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, family: type[Family], config: Any, directory: Path, reducer: Reducer, stages: tuple[Stage, ...]) -> Reference:  # noqa: ANN401
+    def load(
+        cls, family: type[Family], config: Any, directory: Path, reducer: Reducer, stages: tuple[Stage, ...]
+    ) -> Reference:
         """The reference on the checkpoint's own weights, whatever precision the engines use."""
         return cls(family(config, family.reference(directory)), reducer, stages)
 
@@ -96,7 +98,9 @@ class Reference:
             logits = self.family.stock_logits(hidden, numbered[None])[0]
         return Reading(logits[decoder.prompt - 1 :], decoder.kept)
 
-    def generate(self, ids: list[int], sights: list[Sight], steps: int, stop: tuple[int, ...]) -> tuple[list[int], Tensor]:
+    def generate(
+        self, ids: list[int], sights: list[Sight], steps: int, stop: tuple[int, ...]
+    ) -> tuple[list[int], Tensor]:
         """Greedy tokens, and the logits each was chosen from `[n,V]`; every step reads everything again."""
         tokens, logits = list[int](), list[Tensor]()
         while len(tokens) < steps and not (tokens and tokens[-1] in stop):
@@ -104,5 +108,5 @@ class Reference:
             tokens.append(int(logits[-1].argmax()))
         return tokens, torch.stack(logits)
 
-    def _surgeon(self, stack: str, **kwargs: Any) -> Surgeon:  # noqa: ANN401
+    def _surgeon(self, stack: str, **kwargs: Any) -> Surgeon:
         return Surgeon(self.family, self.reducer, self.stages, stack, forced=self.forced, **kwargs)

@@ -32,6 +32,7 @@ def method_class(name: str) -> type[Reducer]:
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
         raise UserError(f"--method {name}: no such method; {hint} (tp-export methods lists all)")
     found = importlib.import_module(f"exporter.methods.{name.replace('-', '_')}").METHOD
+    assert isinstance(found, type)
     assert issubclass(found, Reducer)
     return found
 
@@ -61,14 +62,12 @@ def family(config: Mapping[str, Any], where: str) -> type[Family]:
     Raises:
         UserError: no family names one of the config's architectures; the supported ones are listed.
     """
-    found = [
-        importlib.import_module(f"exporter.models.{m.name}").FAMILY
-        for m in pkgutil.iter_modules(models.__path__)
-    ]
+    found = [importlib.import_module(f"exporter.models.{m.name}").FAMILY for m in pkgutil.iter_modules(models.__path__)]
     named = config.get("architectures")
     wanted = named if isinstance(named, list) else []
     for candidate in found:
         if set(candidate.architectures) & {str(name) for name in wanted}:
+            assert isinstance(candidate, type)
             assert issubclass(candidate, Family)
             return candidate
     supported = ", ".join(sorted(name for candidate in found for name in candidate.architectures))

@@ -42,7 +42,7 @@ class Sequence:
         if isinstance(self.start, int):
             return values[:, None, self.start : self.start + self.width]
         flat = gather_rows(values, self.span.flatten(1))
-        return flat.unflatten(1, (self.origin.shape[1], self.width))
+        return flat.reshape(*self.origin.shape, *values.shape[2:])
 
     def splice(self, values: Tensor, rows: Tensor) -> Tensor:
         """`values` `[B,S,*tail]` with each span replaced by its `rows` `[B,I,W,*tail]`."""
@@ -52,9 +52,7 @@ class Sequence:
         count, width = rows.shape[1:3]
         length = values.shape[1] - count * (self.width - width)
         place = torch.arange(length)
-        first = (self.start - torch.arange(count) * (self.width - width))[
-            ..., None
-        ]  # [B,I,1] starts after the cut
+        first = (self.start - torch.arange(count) * (self.width - width))[..., None]  # [B,I,1] starts after the cut
         passed = (place >= first + width).sum(1)  # [B,S'] spans wholly to the left
         outside = gather_rows(values, place + passed * (self.width - width))
         if width == 0:
@@ -62,9 +60,7 @@ class Sequence:
         inside = (place >= first) & (place < first + width)  # [B,I,S']
         local = (place - first).clamp(0, width - 1) + torch.arange(count)[:, None] * width
         kept = gather_rows(rows.flatten(1, 2), (local * inside).sum(1))
-        return torch.where(
-            inside.any(1).reshape(*outside.shape[:2], *(1 for _ in outside.shape[2:])), kept, outside
-        )
+        return torch.where(inside.any(1).reshape(*outside.shape[:2], *(1 for _ in outside.shape[2:])), kept, outside)
 
 
 def observe(sequence: Sequence, selection: Selection) -> Sequence:
@@ -113,9 +109,7 @@ class _Rows:
         self.width = self.keep + self.extra
         self.selection = selection
         shape = (*sequence.origin.shape[:2], 0)
-        self.indices = (
-            torch.zeros(shape, dtype=torch.int64) if selection.indices is None else selection.indices
-        )
+        self.indices = torch.zeros(shape, dtype=torch.int64) if selection.indices is None else selection.indices
         self.mix_rows = selection.mix_rows or tuple(range(self.keep, self.width))
 
     def pick(self, spans: Tensor, fill: float) -> Tensor:
@@ -132,9 +126,7 @@ class _Rows:
     def of_valid(self, valid: Tensor) -> Tensor:
         """`[B,S']` bool: a merged row is valid where its span is."""
         first = self.sequence.span_of(valid)[:, :, :1]
-        return self.sequence.splice(
-            valid, torch.cat([first] * self.width, 2) if self.width else first[:, :, :0]
-        )
+        return self.sequence.splice(valid, torch.cat([first] * self.width, 2) if self.width else first[:, :, :0])
 
     def mixed(self) -> Tensor:
         """`[B,I,width,C]`: the hidden rows that live on."""

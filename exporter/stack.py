@@ -11,7 +11,7 @@ from torch import Tensor
 
 from exporter.attention import Tape
 from exporter.masks import attention_mask, visible
-from exporter.reducer import Grid, Reducer, Stage, StackName
+from exporter.reducer import Grid, Reducer, StackName, Stage
 from exporter.sequence import Sequence, cut
 from exporter.taps import Record, RecordedTaps
 

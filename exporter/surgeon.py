@@ -40,7 +40,7 @@ class Surgeon:
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.layers = list(self.family.layers(self.stack)) if self.stack != "projected" else []
+        self.layers: list[Any] = list(self.family.layers(self.stack)) if self.stack != "projected" else []
         self.seen: dict[int, Seen] = {}
         self.results: dict[int, Tensor] = {}  # what each layer handed on, cut
         self.kwargs: dict[str, Any] = {}
@@ -110,7 +110,11 @@ class Surgeon:
             rotary = self.family.decoder.rotary
             assert rotary is not None
             future = torch.full((length, length), torch.finfo(hidden.dtype).min).triu(1)[None, None]
-            kwargs = {**kwargs, "attention_mask": future, "position_embeddings": rotary(hidden, self.positions[None])}
+            kwargs = {
+                **kwargs,
+                "attention_mask": future,
+                "position_embeddings": rotary(hidden, self.positions[None]),
+            }
         if self.bias is not None:
             mask, bias = kwargs.get("attention_mask"), self.bias[None, None, None]
             kwargs = {**kwargs, "attention_mask": bias if mask is None else mask + bias}
@@ -162,7 +166,9 @@ class Surgeon:
         places.append(torch.arange(end, hidden.shape[1]))
         source = torch.cat(places)
         merged = [-1] * stage.extra
-        self.origin = torch.stack([torch.cat([o[c], o.new_tensor(merged)]) for o, c in zip(self.origin, chosen, strict=True)])
+        self.origin = torch.stack(
+            [torch.cat([o[c], o.new_tensor(merged)]) for o, c in zip(self.origin, chosen, strict=True)]
+        )
         self.kept[stage] = self.origin
         self.carry = {name: _carried(values, chosen, stage.extra) for name, values in self.carry.items()}
         if self.positions is not None:

@@ -115,5 +115,6 @@ def _logits(q: Tensor, k: Tensor) -> Tensor:
     groups = q.shape[1] // k.shape[1]
     if groups == 1:
         return q.float() @ k.float().transpose(2, 3)
-    q = q.float().unflatten(1, (k.shape[1], groups)).flatten(2, 3)
-    return (q @ k.float().transpose(2, 3)).unflatten(2, (groups, -1)).flatten(1, 2)
+    batch, heads, rows, width = q.shape
+    grouped = q.float().reshape(batch, k.shape[1], groups * rows, width)
+    return (grouped @ k.float().transpose(2, 3)).reshape(batch, heads, rows, k.shape[2])

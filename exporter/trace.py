@@ -25,9 +25,7 @@ PORTS = {"int64": torch.int64, "int32": torch.int32, "bool": torch.bool, "float3
 SIZES = {"batch": 2, "images": 3, "past": 5}
 
 
-def fake_model(
-    family: type[Family], config: object, dtype: str, attention: str
-) -> tuple[Family, FakeTensorMode]:
+def fake_model(family: type[Family], config: object, dtype: str, attention: str) -> tuple[Family, FakeTensorMode]:
     """The family's model with fake parameters (shapes and dtypes, no data) and real buffers."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with torch.device("meta"):
@@ -44,32 +42,20 @@ def fake_model(
 
 def trace(part: Part, dtype: str, mode: FakeTensorMode) -> ir.Model:
     """Trace one part; its initialisers keep the model's parameter names and hold no data yet."""
-    axes = {
-        axis
-        for port in part.inputs
-        for size in port.shape
-        if isinstance(size, str)
-        for axis in size.split("+")
-    }
+    axes = {axis for port in part.inputs for size in port.shape if isinstance(size, str) for axis in size.split("+")}
     sizes = {axis: SIZES.get(axis, 7 + 4 * rank) for rank, axis in enumerate(sorted(axes))}
     sizes["tokens"] = 7 + 4 * len(axes) + _image_rows(part)
     with mode, torch.no_grad():
         example = tuple(
-            torch.zeros(_shape(port, sizes), dtype=PORTS.get(port.dtype, DTYPES[dtype]))
-            for port in part.inputs
+            torch.zeros(_shape(port, sizes), dtype=PORTS.get(port.dtype, DTYPES[dtype])) for port in part.inputs
         )
     dynamic = tuple(
-        {i: torch.export.Dim.DYNAMIC for i, s in enumerate(p.shape) if isinstance(s, str)}
-        for p in part.inputs
+        {i: torch.export.Dim.DYNAMIC for i, s in enumerate(p.shape) if isinstance(s, str)} for p in part.inputs
     )
     star = part.forward.__code__.co_flags & 0x04  # forward(*tensors)
     with _quiet(), torch.no_grad():
-        program = torch.export.export(
-            part, example, dynamic_shapes=(dynamic,) if star else dynamic, strict=False
-        )
-        exported = torch.onnx.export(
-            program, (), dynamo=True, opset_version=OPSET, optimize=False, verbose=False
-        )
+        program = torch.export.export(part, example, dynamic_shapes=(dynamic,) if star else dynamic, strict=False)
+        exported = torch.onnx.export(program, (), dynamo=True, opset_version=OPSET, optimize=False, verbose=False)
     assert exported is not None
     model: ir.Model = exported.model
     _name(model, part, dtype)
@@ -129,4 +115,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-

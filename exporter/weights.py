@@ -36,9 +36,7 @@ def match(family: Family, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
 def _check(name: str, parameter: torch.Tensor, tensor: StoredTensor | None, checkpoint: Checkpoint) -> None:
     where = checkpoint.dir
     if tensor is None:
-        raise UserError(
-            f"{where}: no tensor for {name}; the checkpoint is incomplete or not of this architecture"
-        )
+        raise UserError(f"{where}: no tensor for {name}; the checkpoint is incomplete or not of this architecture")
     if tensor.shape != tuple(parameter.shape):
         raise UserError(
             f"{where}/{tensor.file}: {name} is {list(tensor.shape)}, config.json says {list(parameter.shape)}"
@@ -50,7 +48,8 @@ def _check(name: str, parameter: torch.Tensor, tensor: StoredTensor | None, chec
 def attach(model: ir.Model, parameters: Mapping[str, StoredTensor], shards: Path) -> int:
     """Point every parameter initialiser of a traced graph at its bytes; returns how many.
 
-    `shards` is the directory that holds them as regular files (links are refused by every loader). A stored dtype other than the graph's gets one Cast behind the initialiser, which engines fold when they load.
+    `shards` is the directory that holds them as regular files (links are refused by every loader). A stored dtype
+    other than the graph's gets one Cast behind the initialiser, which engines fold when they load.
     """
     attached = 0
     for name, value in list(model.graph.initializers.items()):

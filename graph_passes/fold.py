@@ -10,7 +10,7 @@ from graph_passes.base import PassResult
 
 
 def run(model: ir.Model) -> PassResult:
-    """onnxscript's constant folder and clean-up, told to leave every node that reads external data alone.
+    """Onnxscript's constant folder and clean-up, told to leave every node that reads external data alone.
 
     A weight in a checkpoint's shard must keep its name and its place there, and a 7B model must not be read at all.
     `rewrites` is the number of nodes that went away.
@@ -22,7 +22,5 @@ def run(model: ir.Model) -> PassResult:
 
 
 def _should_fold(node: ir.Node) -> bool | None:
-    external = any(
-        value is not None and isinstance(value.const_value, ir.ExternalTensor) for value in node.inputs
-    )
+    external = any(value is not None and isinstance(value.const_value, ir.ExternalTensor) for value in node.inputs)
     return False if external else None

@@ -9,7 +9,7 @@ from graph_passes.base import PassResult
 
 
 def run(model: ir.Model) -> PassResult:
-    """onnxscript's fusions for standard operators; `rewrites` counts the fused nodes that appeared."""
+    """Onnxscript's fusions for standard operators; `rewrites` counts the fused nodes that appeared."""
     before = _fused(model)
     onnx_fusions.fuse(model)
     return PassResult(_fused(model) - before)

@@ -28,16 +28,12 @@ def _lower(graph: ir.Graph, marker: ir.Node) -> None:
     assert scores is not None
     name = marker.name or indices.name or OP
     count = ir.tensor([marker.attributes["k"].as_int()], name=f"{name}_k")
-    k = ir.Value(
-        name=f"{name}_k", const_value=count, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([1])
-    )
+    k = ir.Value(name=f"{name}_k", const_value=count, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([1]))
     graph.register_initializer(k)
     best = _top_k(name, "best", scores, k, largest=1)
     ascending = _top_k(name, "sorted", best.outputs[1], k, largest=0)
     ascending.outputs[0].dtype, ascending.outputs[0].shape = ir.DataType.INT64, indices.shape
-    convenience.replace_nodes_and_values(
-        graph, marker, [marker], [best, ascending], [indices], [ascending.outputs[0]]
-    )
+    convenience.replace_nodes_and_values(graph, marker, [marker], [best, ascending], [indices], [ascending.outputs[0]])
 
 
 def _top_k(name: str, step: str, values: ir.Value, k: ir.Value, *, largest: int) -> ir.Node:

@@ -38,7 +38,7 @@ def available() -> str | None:
 
 def version() -> str:
     """ONNX Runtime's version."""
-    import onnxruntime  # noqa: PLC0415 - slow to import
+    import onnxruntime
 
     return str(onnxruntime.__version__)
 
@@ -117,10 +117,12 @@ def _fits(shape: Sequence[int | str | None], got: Sequence[int], sizes: dict[str
 
 def _session(path: Path) -> Native:
     """An ONNX Runtime session on all the CPUs that this process may use."""
-    import onnxruntime  # noqa: PLC0415 - slow to import
+    import onnxruntime
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = len(os.sched_getaffinity(0))
+    # threads that spin between runs would slow every other session of this process
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.log_severity_level = 3  # errors; the default also warns about every unused initializer
     try:
         return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
@@ -130,7 +132,7 @@ def _session(path: Path) -> Native:
 
 def _errors() -> tuple[type[Exception], ...]:
     """All that ONNX Runtime raises; its exceptions share no base class."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     kinds = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     return (*kinds, RuntimeError, ValueError)

@@ -21,7 +21,7 @@ def available() -> str | None:
 
 def version() -> str:
     """The builder's version."""
-    import tensorrt_rtx  # noqa: PLC0415 - large
+    import tensorrt_rtx
 
     return str(tensorrt_rtx.__version__)
 
@@ -66,14 +66,12 @@ def build(job: BuildJob) -> BuildResult:
 
 def load(path: Path) -> Runner:
     """Always raises UserError: plans run in TensorRT-RTX applications, not in this package."""
-    raise UserError(
-        f"{path}: trt-rtx plans run on an NVIDIA GPU in the TensorRT-RTX runtime; run ort-cpu here instead"
-    )
+    raise UserError(f"{path}: trt-rtx plans run on an NVIDIA GPU in the TensorRT-RTX runtime; run ort-cpu here instead")
 
 
 def _generations() -> list[str]:
     """GPU generations that the installed builder can build for, as options spell them."""
-    import tensorrt_rtx as trt  # noqa: PLC0415 - large
+    import tensorrt_rtx as trt
 
     return [cc.lower() for cc in trt.ComputeCapability.__members__ if cc.startswith("SM")]
 

@@ -18,14 +18,13 @@ class FasterVLM(Reducer):
 
     Source: *[CLS] Attention is All You Need for Training-Free Visual Token Pruning*, arXiv 2412.01818v1.
 
-    Differences: see `differences`.
     """
 
     title = "FasterVLM"
     paper = "[CLS] Attention is All You Need for Training-Free Visual Token Pruning"
     arxiv = "2412.01818v1"
     differences = (
-        "patches are gathered before the projector, which works row by row: the same values at keep/patches of its cost",
+        "patches are gathered before the projector, which works row by row: same values, keep/patches of its cost",
         "the head mean is taken in fp32 and ties go to the lower index; the authors' code ranks in the tower's dtype",
     )
     needs = frozenset({"cls"})

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from engines.flops import Geometry
 from engines.errors import UserError
+from engines.flops import Geometry
 from exporter.attention import Tape
 from exporter.family import Facts, Family
 from exporter.reducer import QKV, Grid, Shape
@@ -34,21 +34,18 @@ class Llava(Family):
     architectures = ("LlavaForConditionalGeneration",)
 
     @classmethod
-    def load_config(cls, directory: Path) -> Any:  # noqa: ANN401
+    def load_config(cls, directory: Path) -> Any:
         """The checkpoint's `LlavaConfig`, checked for what this family can export."""
-        from transformers import LlavaConfig  # noqa: PLC0415 - transformers loads slowly
+        from transformers import LlavaConfig
 
         config = LlavaConfig.from_pretrained(str(directory), local_files_only=True)
         for name, want in (("vision_config", "clip_vision_model"), ("text_config", "llama")):
             found = getattr(config, name).model_type
             if found != want:
                 raise UserError(f"{directory}/config.json: {name}.model_type is {found}; supported: {want}")
-        if (
-            not isinstance(config.vision_feature_layer, int)
-            or config.vision_feature_select_strategy != "default"
-        ):
+        if not isinstance(config.vision_feature_layer, int) or config.vision_feature_select_strategy != "default":
             raise UserError(
-                f"{directory}/config.json: only one vision_feature_layer with the 'default' select strategy is supported"
+                f"{directory}/config.json: needs one vision_feature_layer and the 'default' select strategy"
             )
         layers = config.vision_config.num_hidden_layers
         if not -layers <= config.vision_feature_layer <= -1:
@@ -56,9 +53,9 @@ class Llava(Family):
         return config
 
     @classmethod
-    def empty(cls, config: Any, dtype: torch.dtype, attention: str) -> nn.Module:  # noqa: ANN401
+    def empty(cls, config: Any, dtype: torch.dtype, attention: str) -> nn.Module:
         """`LlavaForConditionalGeneration` without weights."""
-        from transformers import LlavaForConditionalGeneration  # noqa: PLC0415
+        from transformers import LlavaForConditionalGeneration
 
         made = LlavaForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation=attention)  # noqa: SLF001
         assert isinstance(made, nn.Module)
@@ -67,8 +64,8 @@ class Llava(Family):
     @classmethod
     def reference(cls, directory: Path) -> nn.Module:
         """The stock model, eager, fp32."""
-        from transformers import LlavaForConditionalGeneration  # noqa: PLC0415
-        from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
+        from transformers import LlavaForConditionalGeneration
+        from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
         made = LlavaForConditionalGeneration.from_pretrained(
@@ -210,7 +207,7 @@ class Llava(Family):
     @property
     def head(self) -> Callable[[Tensor], Tensor]:
         """Final RMSNorm and vocabulary projection."""
-        return lambda x: self.model.lm_head(self._language.norm(x))  # type: ignore[operator,no-any-return]
+        return lambda x: self.model.lm_head(self._language.norm(x))  # type: ignore[operator]
 
     def layers(self, stack: str) -> nn.ModuleList:
         """The stock layer modules, for hooks."""
@@ -221,7 +218,7 @@ class Llava(Family):
     @classmethod
     def stock_pixels(cls, directory: Path, picture: Path) -> Tensor:
         """CLIP's image processor."""
-        from transformers import AutoImageProcessor  # noqa: PLC0415
+        from transformers import AutoImageProcessor
 
         processor = AutoImageProcessor.from_pretrained(str(directory), local_files_only=True)
         with Image.open(picture) as image:
@@ -248,26 +245,28 @@ class Llava(Family):
         out: Tensor = self.model.lm_head(read.last_hidden_state)  # type: ignore[operator]
         return out
 
-    def eager_qkv(self, attention: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[dict[bool, QKV], float]:
+    def eager_qkv(
+        self, attention: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor] | None
+    ) -> tuple[dict[bool, QKV], float]:
         """CLIP's and LLaMA's projections have the same names."""
-        from transformers.models.llama.modeling_llama import apply_rotary_pos_emb  # noqa: PLC0415
+        from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
         module: Any = attention
         projections = (module.q_proj(x), module.k_proj(x), module.v_proj(x))
         q, k, v = (p.unflatten(-1, (-1, module.head_dim)).transpose(1, 2) for p in projections)
-        turned = (q, k) if rope is None else apply_rotary_pos_emb(q, k, *rope)
-        return {False: QKV(q, k, v), True: QKV(*turned, v)}, float(module.head_dim) ** -0.5
+        turned_q, turned_k = (q, k) if rope is None else apply_rotary_pos_emb(q, k, *rope)
+        return {False: QKV(q, k, v), True: QKV(turned_q, turned_k, v)}, float(module.head_dim) ** -0.5
 
     @property
-    def _inner(self) -> Any:  # noqa: ANN401
+    def _inner(self) -> Any:
         return self.model.model
 
     @property
-    def _tower(self) -> Any:  # noqa: ANN401
+    def _tower(self) -> Any:
         return self._inner.vision_tower
 
     @property
-    def _language(self) -> Any:  # noqa: ANN401
+    def _language(self) -> Any:
         return self._inner.language_model
 
     @property
@@ -276,7 +275,7 @@ class Llava(Family):
         return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
 
-def _clip_block(layer: Any) -> Block:  # noqa: ANN401
+def _clip_block(layer: Any) -> Block:
     def attention(x: Tensor, mask: Tensor | None, rope: Rope | None, tape: Tape) -> Tensor:  # noqa: ARG001
         out: Tensor = layer.self_attn(x, attention_mask=mask, tape=tape)[0]
         return out
@@ -284,7 +283,7 @@ def _clip_block(layer: Any) -> Block:  # noqa: ANN401
     return Block(layer.layer_norm1, attention, layer.layer_norm2, layer.mlp)
 
 
-def _llama_block(layer: Any) -> Block:  # noqa: ANN401
+def _llama_block(layer: Any) -> Block:
     def attention(x: Tensor, mask: Tensor | None, rope: Rope | None, tape: Tape) -> Tensor:
         out: Tensor = layer.self_attn(x, position_embeddings=rope, attention_mask=mask, tape=tape)[0]
         return out
@@ -292,13 +291,13 @@ def _llama_block(layer: Any) -> Block:  # noqa: ANN401
     return Block(layer.input_layernorm, attention, layer.post_attention_layernorm, layer.mlp)
 
 
-def _size(stored: Any) -> dict[str, int]:  # noqa: ANN401
+def _size(stored: Any) -> dict[str, int]:
     if isinstance(stored, int):
         return {"shortest_edge": stored}
     return {key: int(value) for key, value in stored.items() if key in {"shortest_edge", "height", "width"}}
 
 
-def _crop(stored: Any) -> list[int]:  # noqa: ANN401
+def _crop(stored: Any) -> list[int]:
     return [stored, stored] if isinstance(stored, int) else [int(stored["height"]), int(stored["width"])]
 
 

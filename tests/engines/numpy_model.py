@@ -112,11 +112,7 @@ class NumpyModel:
 
     def _layer(self, layer, hidden, mask, positions, bias, past=None):
         def heads(name):
-            return (
-                (hidden @ self.weights[f"{layer}.{name}"])
-                .reshape(*hidden.shape[:2], HEADS, WIDTH)
-                .swapaxes(1, 2)
-            )
+            return (hidden @ self.weights[f"{layer}.{name}"]).reshape(*hidden.shape[:2], HEADS, WIDTH).swapaxes(1, 2)
 
         query, key, value = _turned(heads("q"), positions), _turned(heads("k"), positions), heads("v")
         if past:

@@ -12,7 +12,11 @@ def test_the_facts_are_taken_from_where_the_bundle_has_them():
     assert (facts.images, facts.max_batch, facts.max_length) == (3, 7, 55)
     assert facts.groups == (range(1), range(1, 2))
     assert facts.geometry.image_token_id == IMAGE
-    assert (facts.geometry.embedded, facts.geometry.patches, facts.geometry.keep_positions) == (5, PATCHES, True)
+    assert (facts.geometry.embedded, facts.geometry.patches, facts.geometry.keep_positions) == (
+        5,
+        PATCHES,
+        True,
+    )
     one = parse(contract(NumpyModel(**SINGLE)))
     assert not one.split
     assert not one.geometry.keep_positions

@@ -3,7 +3,16 @@ import pytest
 
 from engines.errors import UserError
 from tests.engines.numpy_bundle import (
-    BIASED, KEEP, MODELS, PICTURES, PROMPTS, SINGLE, SPLIT, UNCUT, open_numpy, picture,
+    BIASED,
+    KEEP,
+    MODELS,
+    PICTURES,
+    PROMPTS,
+    SINGLE,
+    SPLIT,
+    UNCUT,
+    open_numpy,
+    picture,
 )
 from tests.engines.numpy_model import IMAGE, PATCHES
 
@@ -25,9 +34,7 @@ def test_a_batch_gives_what_each_prompt_gives_alone(settings):
     close(logits, [row for _, row in alone])
     for tokens in ([9, 13, 15], [16, 9, 13]):  # rows of unequal length keep their own positions
         logits = session.step(state, np.array(tokens))
-        close(
-            logits, [session.step(one, np.array([t]))[0] for (one, _), t in zip(alone, tokens, strict=True)]
-        )
+        close(logits, [session.step(one, np.array([t]))[0] for (one, _), t in zip(alone, tokens, strict=True)])
 
 
 @pytest.mark.parametrize("settings", MODELS)
@@ -113,7 +120,7 @@ def test_key_bias_reaches_the_decode_part():
 def test_too_long_prompts_are_refused_before_the_decoder_runs(settings, limit):
     calls = []
     watch = {"prefill": calls.append, "decoder": calls.append}
-    session = open_numpy({**settings, **limit}, wrap=lambda part, run: watch.get(part, run))
+    session = open_numpy({**settings, **limit}, wrap=watch.get)
     with pytest.raises(UserError, match="too long"):
         session.prefill([PROMPTS[0]], [PICTURES[0]])
     assert calls == []

@@ -31,9 +31,7 @@ def spec(size, crop, resample=3):
 
 def noise(width, height, mode="RGB"):
     channels = len(mode)
-    pixels = np.random.default_rng(width * 1000 + height).integers(
-        0, 256, (height, width, channels), np.uint8
-    )
+    pixels = np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, channels), np.uint8)
     return Image.fromarray(pixels.squeeze())
 
 
@@ -138,9 +136,7 @@ def test_open_refuses_damaged_files(tmp_path, kind):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "claimed", [(10_000, 9_000), (20_000, 20_000)]
-)  # over Pillow's warning, over its error
+@pytest.mark.parametrize("claimed", [(10_000, 9_000), (20_000, 20_000)])  # over Pillow's warning, over its error
 def test_open_refuses_enormous_pictures_by_their_header(tmp_path, claimed, monkeypatch):
     path = tmp_path / "bomb.bmp"
     Image.new("RGB", (1, 1)).save(path)

@@ -38,9 +38,7 @@ def test_shorter_sequences_are_padded_right_with_anything_but_the_image_token():
 
 
 def test_spans_of_missing_pictures_stand_behind_the_text():
-    layout = lay_out(
-        [[7, I, 8, I], [7, I], [7, 8, 9]], [rows([0, 1], [0, 1]), rows([0, 1]), []], NEW, spans=2
-    )
+    layout = lay_out([[7, I, 8, I], [7, I], [7, 8, 9]], [rows([0, 1], [0, 1]), rows([0, 1]), []], NEW, spans=2)
     assert layout.span_starts.tolist() == [[1, 4], [1, 3], [3, 5]]
     assert layout.mask.tolist() == [[1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0]]
     assert layout.input_ids.shape == (3, 7)

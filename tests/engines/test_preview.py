@@ -15,9 +15,7 @@ def colorful(width, height):
 def inner(pixels, patch, side):
     """Pixels of a patch without its outline."""
     row, column = divmod(patch, GRID[1])
-    return pixels[row * side + 1 : (row + 1) * side - 1, column * side + 1 : (column + 1) * side - 1].astype(
-        int
-    )
+    return pixels[row * side + 1 : (row + 1) * side - 1, column * side + 1 : (column + 1) * side - 1].astype(int)
 
 
 def test_kept_patches_are_untouched_and_dropped_ones_dim_and_grey():
@@ -56,9 +54,7 @@ def test_panels_are_large_enough(tmp_path, side, panel):
     sheet = Image.open(tmp_path / "p.png")
     assert sheet.format == "PNG"
     assert sheet.width == 2 * panel + GAP + 2 * MARGIN
-    shown = sheet.crop((MARGIN, MARGIN, MARGIN + panel, MARGIN + panel)).resize(
-        (side, side), Image.Resampling.BOX
-    )
+    shown = sheet.crop((MARGIN, MARGIN, MARGIN + panel, MARGIN + panel)).resize((side, side), Image.Resampling.BOX)
     blur = np.abs(np.asarray(shown).astype(int) - np.asarray(picture)).max()
     assert blur == 0 if side != 336 else blur < 130  # pixel by pixel where tiny, smooth where not
 

@@ -8,7 +8,6 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from engines.errors import UserError
 from engines.prompt import Prompt, Stream
 from engines.template import Template
-
 from tests.engines.numpy_model import IMAGE, save_tokenizer
 
 # Loops, blocks on lines of their own, a filter, a namespace and the generation tags: what checkpoints use.

@@ -28,9 +28,7 @@ def test_temperature_sharpens():
     np.testing.assert_allclose(shares(Sampler(temperature=0.5)), squares / squares.sum(), atol=0.03)
 
 
-@pytest.mark.parametrize(
-    ("top_p", "nucleus"), [(0.4, [1]), (0.6, [1, 2]), (0.8, [1, 2, 3]), (1.0, [0, 1, 2, 3])]
-)
+@pytest.mark.parametrize(("top_p", "nucleus"), [(0.4, [1]), (0.6, [1, 2]), (0.8, [1, 2, 3]), (1.0, [0, 1, 2, 3])])
 def test_top_p_draws_from_the_smallest_set_that_reaches_it(top_p, nucleus):
     found = shares(Sampler(temperature=1, top_p=top_p))
     assert np.flatnonzero(found).tolist() == nucleus

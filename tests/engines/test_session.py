@@ -8,7 +8,15 @@ from engines import session as module
 from engines.errors import UserError
 from engines.session import Session
 from tests.engines.numpy_bundle import (
-    EOS, MODELS, PICTURES, PROMPTS, SINGLE, contract, open_numpy, save_tokenizer, with_engines,
+    EOS,
+    MODELS,
+    PICTURES,
+    PROMPTS,
+    SINGLE,
+    contract,
+    open_numpy,
+    save_tokenizer,
+    with_engines,
 )
 from tests.engines.numpy_model import IMAGE, NumpyModel
 

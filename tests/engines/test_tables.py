@@ -14,9 +14,7 @@ def printed(*tables):
 
 
 def test_cells_titles_and_notes_are_printed():
-    text = printed(
-        Table("Costs", ("what", "now"), (("cache", "52 MiB"), ("work", "1.35 TFLOP")), "One prompt.")
-    )
+    text = printed(Table("Costs", ("what", "now"), (("cache", "52 MiB"), ("work", "1.35 TFLOP")), "One prompt."))
     for word in ("Costs", "what", "now", "cache", "52 MiB", "work", "1.35 TFLOP", "One prompt."):
         assert word in text
 

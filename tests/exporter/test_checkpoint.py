@@ -188,8 +188,6 @@ def test_downloads_no_code_and_no_pickles(single, monkeypatch):
 
 def test_an_unreachable_hub_is_one_line(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        UserError, match="'nobody/nothing' is no directory here, and the hub did not"
-    ) as caught:
+    with pytest.raises(UserError, match="'nobody/nothing' is no directory here, and the hub did not") as caught:
         find("nobody/nothing")
     assert "\n" not in str(caught.value)

@@ -88,9 +88,7 @@ def test_llava_prompt_and_tokens(llava):
     )
     ids = tokenizer(text)["input_ids"]
     assert (ids[0], ids.count(700), tokenizer.pad_token_id) == (1, 1, 701)
-    assert (
-        tokenizer.decode(tokenizer("Zażółć 你好!")["input_ids"], skip_special_tokens=True) == "Zażółć 你好!"
-    )
+    assert tokenizer.decode(tokenizer("Zażółć 你好!")["input_ids"], skip_special_tokens=True) == "Zażółć 你好!"
 
 
 def test_llava_generates_and_repeats_itself(llava, tmp_path):

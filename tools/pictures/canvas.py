@@ -35,9 +35,7 @@ def tint(base: Image.Image, color: Color, amount: Field) -> Image.Image:
     return Image.composite(Image.new("RGB", base.size, color), base, mask)
 
 
-def glow(
-    base: Image.Image, at: tuple[float, float], radius: float, color: str, strength: float
-) -> Image.Image:
+def glow(base: Image.Image, at: tuple[float, float], radius: float, color: str, strength: float) -> Image.Image:
     """Blend a round light that fades from its centre."""
     y, x = np.mgrid[: base.height, : base.width]
     return tint(base, color, strength * np.exp(-np.hypot(x - at[0], y - at[1]) / radius))

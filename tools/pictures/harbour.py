@@ -39,9 +39,7 @@ def sky() -> Image.Image:
     picture = tint(picture, "#2b2a55", cloud * high)
     picture = tint(picture, "#ff9d7c", (noise(SIZE, (4, 26), 9, 4) - 0.56).clip(0, 1) * 2.6 * (1 - high))
     picture = glow(picture, SUN, 210, "#ffb15e", 0.75)
-    disc = layer(
-        SIZE, lambda pen: pen.ellipse((SUN[0] - 34, SUN[1] - 34, SUN[0] + 34, SUN[1] + 34), "#fff0c0"), 3
-    )
+    disc = layer(SIZE, lambda pen: pen.ellipse((SUN[0] - 34, SUN[1] - 34, SUN[0] + 34, SUN[1] + 34), "#fff0c0"), 3)
     return over(picture, disc)
 
 
@@ -59,9 +57,7 @@ def hills() -> Image.Image:
 def headland(pen: ImageDraw.ImageDraw) -> None:
     """Rocks on the left, lit from the right."""
     rng = np.random.default_rng(4)
-    ridge = [
-        (x, WATER + 6 - 118 * max(0.0, 1 - (x / 550) ** 4) - rng.uniform(0, 14)) for x in range(0, 566, 12)
-    ]
+    ridge = [(x, WATER + 6 - 118 * max(0.0, 1 - (x / 550) ** 4) - rng.uniform(0, 14)) for x in range(0, 566, 12)]
     pen.polygon([(0, WATER + 6), *ridge, (566, WATER + 6)], "#33283f")
     for x, y in ridge:
         for _ in range(9):
@@ -107,9 +103,7 @@ def far_boats(pen: ImageDraw.ImageDraw) -> None:
     """Small sails near the far shore."""
     for x, s, color in ((610, 1.0, "#f6d9b8"), (1010, 0.7, "#e7b49a"), (950, 0.5, "#c98f8b")):
         pen.polygon([(x, 518 - 78 * s), (x, 518 - 10 * s), (x + 34 * s, 518 - 10 * s)], color)
-        pen.polygon(
-            [(x - 4 * s, 518 - 66 * s), (x - 4 * s, 518 - 10 * s), (x - 22 * s, 518 - 10 * s)], "#b78589"
-        )
+        pen.polygon([(x - 4 * s, 518 - 66 * s), (x - 4 * s, 518 - 10 * s), (x - 22 * s, 518 - 10 * s)], "#b78589")
         pen.polygon(
             [(x - 30 * s, 518 - 8 * s), (x + 38 * s, 518 - 8 * s), (x + 28 * s, 520), (x - 22 * s, 520)],
             "#2f2940",

@@ -50,18 +50,14 @@ def draw_ground(rng: np.random.Generator) -> Image.Image:
     """Soft colour noise, fine grain, thin lines and dull blobs: everything that is not evidence."""
     cells = int(rng.integers(3, 9))
     coarse = rng.uniform(60, 170, (cells, cells, 1)) + rng.uniform(-22, 22, (cells, cells, 3))
-    soft = Image.fromarray(coarse.clip(0, 255).astype(np.uint8)).resize(
-        (SIDE, SIDE), Image.Resampling.BICUBIC
-    )
+    soft = Image.fromarray(coarse.clip(0, 255).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     grain = np.asarray(soft).astype(int) + rng.integers(-14, 15, (SIDE, SIDE, 1))
     picture = Image.fromarray(grain.clip(0, 255).astype(np.uint8))
     pen = ImageDraw.Draw(picture)
     for _ in range(rng.integers(3, 9)):
         colors = list(COLORS.values())
         dull = tuple(int(v) for v in rng.integers(50, 190, 3) // 2 + 40)
-        pen.line(
-            rng.integers(-5, SIDE + 5, 4).tolist(), colors[rng.integers(6)] if rng.random() < 0.35 else dull
-        )
+        pen.line(rng.integers(-5, SIDE + 5, 4).tolist(), colors[rng.integers(6)] if rng.random() < 0.35 else dull)
     for _ in range(rng.integers(2, 7)):
         (x, y), (a, b), grey = rng.integers(0, SIDE, 2), rng.integers(3, 11, 2), rng.integers(50, 180)
         tint = (int(grey + rng.integers(18)), int(grey), int(grey - rng.integers(18)))
@@ -100,9 +96,7 @@ def corners(shape: str, r: float, turn: float) -> list[tuple[float, float]]:
     """Return the corners of a polygon shape around the origin."""
     if shape == "diamond":
         return [(0.72 * r, 0), (0, 1.15 * r), (-0.72 * r, 0), (0, -1.15 * r)]
-    count, start = {"square": (4, math.pi / 4), "triangle": (3, -math.pi / 2), "star": (10, -math.pi / 2)}[
-        shape
-    ]
+    count, start = {"square": (4, math.pi / 4), "triangle": (3, -math.pi / 2), "star": (10, -math.pi / 2)}[shape]
     if shape == "square":
         turn *= 0.3
     far, near = (r * 1.1 if shape == "square" else r * 1.15), r * 0.45

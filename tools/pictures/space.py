@@ -28,9 +28,7 @@ class Wall:
         x, y, z = (c + u * a + v * b for c, a, b in zip(self.corner, self.along, self.up, strict=True))
         return see(x, y, z)
 
-    def box(
-        self, pen: ImageDraw.ImageDraw, color: Color, u: float, v: float, size: tuple[float, float]
-    ) -> None:
+    def box(self, pen: ImageDraw.ImageDraw, color: Color, u: float, v: float, size: tuple[float, float]) -> None:
         """Fill a rectangle of the face."""
         du, dv = size
         pen.polygon([self.at(u, v), self.at(u + du, v), self.at(u + du, v + dv), self.at(u, v + dv)], color)

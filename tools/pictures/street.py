@@ -22,9 +22,7 @@ def ground() -> Image.Image:
     rng = np.random.default_rng(7)
 
     def paint(pen: ImageDraw.ImageDraw) -> None:
-        pen.polygon(
-            [(0, see(0, 0, 60)[1]), (SIZE[0], see(0, 0, 60)[1]), (SIZE[0], SIZE[1]), (0, SIZE[1])], "#8d8580"
-        )
+        pen.polygon([(0, see(0, 0, 60)[1]), (SIZE[0], see(0, 0, 60)[1]), (SIZE[0], SIZE[1]), (0, SIZE[1])], "#8d8580")
         for z in np.geomspace(60, 2.2, 150):
             deep = z * 0.022
             for x in np.arange(-4.2, 6.2, 0.24 if z < 12 else 0.6):
@@ -33,9 +31,7 @@ def ground() -> Image.Image:
                     pen, (grey + 8, grey + 2, grey - 6), 0, 0, (0.2 if z < 12 else 0.55, deep * 0.8)
                 )
         for x, wide in ((-4.6, 2.2), (4.6, 2.4)):
-            Wall((min(x, x + np.sign(x) * wide), 0.12, 1.6), (1, 0, 0), (0, 0, 1)).box(
-                pen, "#b7aea4", 0, 0, (wide, 50)
-            )
+            Wall((min(x, x + np.sign(x) * wide), 0.12, 1.6), (1, 0, 0), (0, 0, 1)).box(pen, "#b7aea4", 0, 0, (wide, 50))
             Wall((x, 0, 1.6), (0, 0, 1)).box(pen, "#7e766f", 0, 0, (50, 0.14))
 
     return layer(SIZE, paint, 0.8)
@@ -89,9 +85,7 @@ def church(pen: ImageDraw.ImageDraw) -> None:
     pen.line([(x, y - 13), (x, y), (x + 9, y + 4)], "#4a3a30", 3)
 
 
-def facade(
-    pen: ImageDraw.ImageDraw, x: float, z: float, wide: float, color: str, light: float, tall: float
-) -> None:
+def facade(pen: ImageDraw.ImageDraw, x: float, z: float, wide: float, color: str, light: float, tall: float) -> None:
     """One house front along the street: plinth, shop or door, three storeys of windows, cornice, roof."""
     wall = Wall((x, 0, z), (0, 0, 1))
     wall.box(pen, shade(color, light), 0, 0, (wide, tall))
@@ -174,9 +168,7 @@ def tree() -> Image.Image:
         for end in ((-90, -560), (90, -580), (10, -620)):
             pen.line([(x, y - 380), (x + end[0], y + end[1])], "#5b4536", 14)
         for _ in range(2600):
-            clump = ((0, -640), (-110, -560), (115, -570), (-50, -740), (70, -730), (0, -520))[
-                rng.integers(6)
-            ]
+            clump = ((0, -640), (-110, -560), (115, -570), (-50, -740), (70, -730), (0, -520))[rng.integers(6)]
             angle, far = rng.uniform(0, 2 * np.pi), 105 * rng.random() ** 0.5
             dx, dy = far * np.cos(angle), far * np.sin(angle) * 0.85
             light = 0.62 - (dx + 1.3 * dy) / 330 - (clump[1] + 640) / 900 + rng.uniform(-0.12, 0.12)

@@ -1,0 +1,37 @@
+"""What the methods say of themselves, for the command line."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+
+from engines.tables import Table
+from exporter.reducer import Reducer
+from exporter.registry import method_class, method_names
+
+
+def listing() -> Table:
+    """Every method: paper, site, defaults."""
+    rows = []
+    for name in method_names():
+        found = method_class(name)
+        rows.append((name, found.title, found.arxiv or "-", found.site, _defaults(found) or "-"))
+    return Table("Methods", ("--method", "name", "arXiv", "site", "parameters"), tuple(rows))
+
+
+def describe(name: str) -> str:
+    """One method in full: its own docstring, the paper, and where it departs from the authors' code."""
+    found = method_class(name)
+    source = f"arXiv {found.arxiv}" if found.arxiv else ""
+    lines = [f"{found.title}: {found.paper} {source}".rstrip(), "", inspect.cleandoc(found.__doc__ or "")]
+    lines += [
+        "",
+        f"Site: {found.site}. Positions: {found.positions}. Parameters: {_defaults(found) or 'none'}.",
+    ]
+    if found.differences:
+        lines += ["", "Differences:", *(f"  - {difference}" for difference in found.differences)]
+    return "\n".join(lines)
+
+
+def _defaults(found: type[Reducer]) -> str:
+    return ", ".join(f"{field.name}={field.default}" for field in fields(found))

@@ -1,0 +1,227 @@
+"""The command line: parses, calls the library, prints."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+
+from engines.errors import UserError
+from exporter import __version__
+
+ERRORS = Console(stderr=True)
+DTYPES = ["fp32", "fp16", "bf16"]
+HELP = {
+    "model": "Checkpoint directory, hub id, demo or demo:llava-1.5.",
+    "method": "How tokens are selected; `tp-export methods` lists them.",
+    "keep": "Tokens to keep per image: a count (64), a ratio (0.11) or a percentage (11%).",
+    "param": "A parameter of the method.",
+    "target": "What engines are built for: ort-cpu, trt-rtx[:sm86,sm89]; auto is all that this machine can build.",
+    "dtype": "Precision of every target; by default each has its own.",
+    "output": "The bundle's directory; by default named after model, method and budget.",
+    "force": "Replace a bundle that is there.",
+    "max-batch": "Largest batch of every engine.",
+    "max-length": "Most tokens of one sequence, pictures included; by default the model's limit, at most 2048.",
+    "images": "Pictures per prompt where the decoder is pruned.",
+    "gpu": "The GPU whose ceiling is printed.",
+    "accept-parity": "Publish even if parity with PyTorch fails.",
+}
+
+
+def _option(name: str, *more: str, **settings: Any) -> Any:
+    return click.option(f"--{name}", *more, help=HELP[name], **settings)
+
+
+@click.group(invoke_without_command=True)
+@click.version_option(__version__, prog_name="tp-export")
+@click.option("--debug", is_flag=True, help="Show where an error came from.")
+@_option("model", default="demo", show_default=True)
+@_option("method", default=None)
+@_option("keep", default=None)
+@_option("param", "params", multiple=True, metavar="NAME=VALUE")
+@_option("target", "targets", multiple=True, default=("auto",), show_default=True)
+@_option("dtype", type=click.Choice(DTYPES), default=None)
+@_option("output", "-o", type=click.Path(path_type=Path), default=None)
+@_option("force", is_flag=True)
+@_option("max-batch", type=int, default=4, show_default=True)
+@_option("max-length", type=int, default=None)
+@_option("images", type=int, default=1, show_default=True)
+@_option("gpu", default="h200", show_default=True)
+@_option("accept-parity", is_flag=True)
+@click.pass_context
+def tp_export(context: click.Context, /, debug: bool, **options: Any) -> None:
+    """Compile visual token pruning into static inference engines.
+
+    Without a command it exports: --method and --keep say what, and a bundle of verified engines is left.
+    """
+    context.obj = debug
+    if context.invoked_subcommand is None:
+        if options["method"] is None:
+            click.echo(context.get_help())
+            return
+        _export(**options)
+
+
+def _export(output: Path | None, force: bool, accept_parity: bool, params: tuple[str, ...], **options: Any) -> None:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from engines.tables import print_tables
+    from exporter.export import export
+    from exporter.outcome import tables
+    from exporter.recipe import Recipe
+
+    recipe = Recipe(**options, params=_params(params))
+    console = Console()
+    outcome = export(recipe, output or Path(recipe.name), console, force=force, accept=accept_parity)
+    console.print()
+    print_tables(tables(outcome.contract, outcome.parity, outcome.ceilings, outcome.speed), console)
+    place = str(outcome.path)
+    console.print(f"{place}: parity {outcome.parity['verdict']}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Look at {place}/preview.png and {place}/report.html", markup=False, highlight=False, soft_wrap=True)
+
+
+def _params(given: tuple[str, ...]) -> dict[str, str]:
+    pairs = dict[str, str]()
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UserError(f"--param {text}: write it as NAME=VALUE")
+        pairs[name] = value
+    return pairs
+
+
+@tp_export.command()
+@click.argument("name", required=False)
+def methods(name: str | None) -> None:
+    """List the methods, or describe one."""
+    from engines.tables import print_tables
+    from exporter.catalogue import describe, listing
+
+    if name is None:
+        print_tables([listing()], Console())
+    else:
+        click.echo(describe(name))
+
+
+@tp_export.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+def inspect(bundle: Path) -> None:
+    """Show what a bundle holds."""
+    import json
+
+    from engines.bundle import open_bundle
+    from engines.summary import details, summary
+    from engines.tables import print_tables
+
+    opened = open_bundle(bundle)
+    parity = json.loads((bundle / "parity.json").read_text(encoding="utf-8"))
+    print_tables([*summary(opened.contract, parity, []), *details(opened.contract)], Console())
+
+
+@tp_export.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+def check(bundle: Path) -> None:
+    """Verify a bundle's files, and its engines against the saved PyTorch reference."""
+    from engines import parity
+    from engines.bundle import open_bundle
+    from engines.checkup import check as run_check
+    from engines.summary import parity_table
+    from engines.tables import print_tables
+
+    opened = open_bundle(bundle)
+    told = parity.told(dict(run_check(opened)))
+    click.echo(f"{len(opened.contract['files'])} files are what was exported")
+    print_tables([parity_table(told)], Console())
+    if told["verdict"] != "pass":
+        sys.exit(1)
+
+
+@tp_export.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--image", "images", multiple=True, type=click.Path(path_type=Path), help="A picture; repeat for several."
+)
+@click.option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    help="A question; repeat for follow-ups. Without it they are read, line by line.",
+)
+@click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True, help="Longest answer.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
+@click.option(
+    "--top-p",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Draw from the likeliest tokens up to this probability.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option("--target", default="ort-cpu", show_default=True, help="Which of the bundle's engines.")
+def run(bundle: Path, images: tuple[Path, ...], prompts: tuple[str, ...], max_new_tokens: int, **sampling: Any) -> None:
+    """Answer questions about pictures from the engines alone."""
+    from engines.chat import Chat
+    from engines.images import open_image
+    from engines.sampling import Sampler
+    from engines.session import Session
+
+    target = sampling.pop("target")
+    sampler, pictures = Sampler(**sampling), [open_image(path) for path in images]
+    chat = Chat(Session.open(bundle, target))
+    for question in prompts or (line.strip() for line in sys.stdin):
+        for piece in chat.ask(question, pictures, max_new_tokens, sampler):
+            click.echo(piece, nl=False)
+        click.echo()
+        pictures = []
+
+
+@tp_export.command()
+def doctor() -> None:
+    """Say what this machine can build, what is missing, and what to install."""
+    from engines.tables import Table, print_tables
+    from exporter.doctor import diagnose
+
+    checks = diagnose()
+    rows = tuple((c.name, "ok" if c.ok else "no", c.detail, c.remedy) for c in checks)
+    print_tables([Table("This machine", ("what", "", "found", "what to do"), rows)], Console())
+    if not all(check.ok for check in checks):
+        sys.exit(1)
+
+
+def main() -> NoReturn:
+    """The console script: every mistake is one line, exit code 2; an error of ours is one line, exit code 1."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    debug = "--debug" in sys.argv
+    try:
+        tp_export.main(standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2, debug=debug)
+    except (UserError, OSError) as error:
+        _fail(str(error), 2, debug=debug)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; what was there before is untouched", 130, debug=debug)
+    except Exception as error:  # noqa: BLE001 - the last line of defence
+        _fail(
+            f"internal error: {type(error).__name__}: {str(error).splitlines()[:1]}; --debug shows where",
+            1,
+            debug=debug,
+        )
+    sys.exit(0)
+
+
+def _fail(message: str, code: int, *, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    ERRORS.print(f"tp-export: {' '.join(message.split())}", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
