@@ -6,8 +6,9 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.console import Console
 from engines.errors import UserError
 from exporter import __version__
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 ERRORS = Console(stderr=True)
 DTYPES = ["fp32", "fp16", "bf16"]
 HELP = {
@@ -34,7 +36,7 @@ HELP = {
 }
 
 
-def _option(name: str, *more: str, **settings: Any) -> Any:
+def _option(name: str, *more: str, **settings: Any) -> Callable[[Command], Command]:
     return click.option(f"--{name}", *more, help=HELP[name], **settings)
 
 

@@ -128,7 +128,7 @@ class Draft:
     @property
     def precisions(self) -> tuple[Dtype, ...]:
         """Every precision a graph is traced in; fp32 always, because parity is proven in it."""
-        return tuple(dict.fromkeys(("fp32", *(self.precision(t) for t in self.targets))))  # type: ignore[arg-type]
+        return tuple(dict.fromkeys(("fp32", *(self.precision(t) for t in self.targets))))
 
     def precision(self, target: Target) -> Dtype:
         """What one target computes in."""

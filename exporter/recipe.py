@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from engines.registry import Dtype
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -28,7 +30,7 @@ class Recipe:
     keep: str | None = None
     params: Mapping[str, str] = field(default_factory=dict)
     targets: tuple[str, ...] = ("auto",)
-    dtype: str | None = None
+    dtype: Dtype | None = None
     max_batch: int = 4
     max_length: int | None = None
     images: int = 1
