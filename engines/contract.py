@@ -55,7 +55,7 @@ def parse(raw: Mapping[str, Any]) -> Contract:
     """
     try:
         return _parse(raw)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"bundle.json: missing or wrong entry ({error}); export the bundle again") from None
 
 

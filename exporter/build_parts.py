@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,9 +14,12 @@ import onnx_ir as ir
 
 from exporter.attention import register
 from exporter.cache import cached, source_hash
-from exporter.decoder_parts import DecodePart, Group, PrefillPart, single_group
 from exporter.draft import Draft
-from exporter.parts import EmbedPart, Job, Part, Port, VisionPart
+from exporter.parts.base import Group, Job, Part, Port
+from exporter.parts.decode import DecodePart
+from exporter.parts.embed import EmbedPart
+from exporter.parts.prefill import PrefillPart
+from exporter.parts.vision import VisionPart
 from exporter.progress import Reporter
 from exporter.trace import fake_model, save, trace
 from exporter.weights import attach, match
@@ -58,16 +62,16 @@ class Tracer:
     def all(self, report: Reporter) -> dict[str, Built]:
         """Every part: vision, embed, and the decoder in one or two."""
         draft = self.draft
-        method = {"reducer": f"{draft.reducer!r}", "stages": [asdict(stage) for stage in draft.stages]}
+        source = inspect.getsource(type(draft.reducer))
+        method = {"reducer": [repr(draft.reducer), source], "stages": [asdict(stage) for stage in draft.stages]}
         made = [self._built("vision", method if draft.stages else {}, VisionPart, report)]
         tokens = draft.tokens
         made.append(self._built("embed", {"tokens": tokens}, lambda job: EmbedPart(job, tokens), report))
         if draft.cut_decoder:
             made += self._cut_decoder({**method, "images": draft.images, "tokens": tokens}, made[0], report)
         else:
-            made.append(
-                self._built("decoder", {}, lambda job: DecodePart(job, single_group(job.family, tokens)), report)
-            )
+            whole = (Group(0, draft.facts.layers, tokens),)
+            made.append(self._built("decoder", {}, lambda job: DecodePart(job, whole), report))
         return {part.name: part for part in made}
 
     def _cut_decoder(self, key: Mapping[str, Any], vision: Built, report: Reporter) -> list[Built]:
@@ -76,8 +80,11 @@ class Tracer:
         prefill = self._built("prefill", key, lambda job: PrefillPart(job, tokens, carried), report)
         biased = bool(prefill.facts["biased"])
         groups = tuple(Group(**group) for group in prefill.facts["groups"])
-        decode = self._built("decode", dict(prefill.facts), lambda job: DecodePart(job, groups, biased=biased), report)
-        return [prefill, decode]
+
+        def decode(job: Job) -> Part:
+            return DecodePart(job, groups, split=True, biased=biased)
+
+        return [prefill, self._built("decode", dict(prefill.facts), decode, report)]
 
     def _built(self, name: str, key: Mapping[str, Any], make: Callable[[Job], Part], report: Reporter) -> Built:
         versions = {package: version(package) for package in VERSIONS}

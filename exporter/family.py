@@ -35,6 +35,17 @@ class Facts:
     max_positions: int
 
 
+@dataclass(frozen=True)
+class Widths:
+    """The decoder's sizes that ports are made of, and the token that stands for a picture."""
+
+    hidden: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    image_token: int
+
+
 class Family(ABC):
     """One checkpoint's model, its modules found by role. Subclasses hold no maths of selection."""
 
@@ -91,6 +102,11 @@ class Family(ABC):
 
     @property
     @abstractmethod
+    def widths(self) -> Widths:
+        """The decoder's sizes."""
+
+    @property
+    @abstractmethod
     def prefix(self) -> int:
         """Tokens before the patches in the tower's sequence ([CLS])."""
 
@@ -130,14 +146,6 @@ class Family(ABC):
     @abstractmethod
     def stock_tower(self, pixel_values: Tensor) -> None:
         """The stock tower's own forward; hooks on its layers see what they need."""
-
-    @abstractmethod
-    def stock_project(self, rows: Tensor) -> Tensor:
-        """The stock projector."""
-
-    @abstractmethod
-    def stock_embed(self, ids: Tensor) -> Tensor:
-        """The stock embedding table."""
 
     @abstractmethod
     def stock_logits(self, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:

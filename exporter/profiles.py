@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from engines.registry import Profile
-from exporter.parts import Port
+from exporter.parts.base import Port
 
 Range = tuple[int, int, int]
 

@@ -58,10 +58,9 @@ class Reference:
         with tower.at_work():
             self.family.stock_tower(pixel_values)
         rows = tower.results[shape.tower_last][:, tower.starts[0] : tower.starts[0] + tower.width]
-        bias = None if tower.bias is None else tower.bias[tower.starts[0] :][: tower.width]
-        carried = {"carry": tower.carry, "origin": tower.origin, "bias": bias}
+        carried = {"carry": tower.carry, "origin": tower.origin}
         projected = self._surgeon("projected", starts=(0,), width=tower.width, prompt=tower.width, **carried)
-        embeds = projected.act(-1, self.family.stock_project(rows))[0]
+        embeds = projected.act(-1, self.family.projector(rows))[0]
         assert projected.origin is not None
         carry = {name: values[0, 0] for name, values in projected.carry.items()}
         scores = tower.scores | projected.scores
@@ -74,7 +73,7 @@ class Reference:
         waiting, keep = iter(sights), self.reducer.positions == "keep"
         for number in [*ids, *generated]:
             if number != token:
-                parts.append(self.family.stock_embed(torch.tensor([number])))
+                parts.append(self.family.token_embeddings(torch.tensor([number])))
                 positions.append(torch.tensor([place]))
                 place += 1
                 continue

@@ -16,7 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from exporter.family import Family
-from exporter.parts import Part, Port
+from exporter.parts.base import Part, Port
 
 OPSET = 23  # 20 has no Attention op; at 24 the exporter loses fusions
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from engines.errors import UserError
 from engines.flops import Geometry
 from exporter.attention import Tape
-from exporter.family import Facts, Family
+from exporter.family import Facts, Family, Widths
 from exporter.reducer import QKV, Grid, Shape
 from exporter.stack import Block, Rope, Stack
 
@@ -113,7 +113,7 @@ class Llava(Family):
             image_size=(vision.image_size, vision.image_size),
             layers=text.num_hidden_layers,
             kv_heads=text.num_key_value_heads,
-            head_dim=self._head_dim,
+            head_dim=self.widths.head_dim,
             max_positions=text.max_position_embeddings,
         )
 
@@ -157,7 +157,7 @@ class Llava(Family):
         return Geometry(
             layers=text.num_hidden_layers,
             d=text.hidden_size,
-            d_kv=text.num_key_value_heads * self._head_dim,
+            d_kv=self.widths.kv_heads * self.widths.head_dim,
             f=text.intermediate_size,
             vocab=text.vocab_size,
             tower_layers=shape.tower_last + 1,
@@ -172,6 +172,14 @@ class Llava(Family):
         """CLIP's square picture."""
         vision = self.config.vision_config
         return vision.num_channels, vision.image_size, vision.image_size
+
+    @property
+    def widths(self) -> Widths:
+        """LLaMA's."""
+        text = self.config.text_config
+        head = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+        image = self.config.image_token_id
+        return Widths(text.hidden_size, text.num_key_value_heads, head, text.vocab_size, image)
 
     @property
     def prefix(self) -> int:
@@ -229,16 +237,6 @@ class Llava(Family):
         """CLIP's own forward."""
         self._tower(pixel_values)
 
-    def stock_project(self, rows: Tensor) -> Tensor:
-        """The two linear layers."""
-        out: Tensor = self._inner.multi_modal_projector(rows)
-        return out
-
-    def stock_embed(self, ids: Tensor) -> Tensor:
-        """LLaMA's table."""
-        out: Tensor = self._language.embed_tokens(ids)
-        return out
-
     def stock_logits(self, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
         """LLaMA's own forward and head."""
         read = self._language(inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False)
@@ -268,11 +266,6 @@ class Llava(Family):
     @property
     def _language(self) -> Any:
         return self._inner.language_model
-
-    @property
-    def _head_dim(self) -> int:
-        text = self.config.text_config
-        return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
 
 def _clip_block(layer: Any) -> Block:

@@ -59,6 +59,12 @@ def test_follow_ups_of_unequal_length_give_what_recomputing_gives(settings):
     close(session.extend(state, more), [single(session, b, whole[b])[1] for b in range(3)])
 
 
+def test_a_prefill_part_that_drops_nothing_gives_what_one_decoder_gives():
+    """The one runs without a cache, the other behind a dummy slot: that slot must not be seen."""
+    one, split = open_numpy(KEEP), open_numpy({**KEEP, "second": KEEP["keep"]})
+    close(one.prefill(PROMPTS, PICTURES)[1], split.prefill(PROMPTS, PICTURES)[1])
+
+
 @pytest.mark.parametrize("settings", UNCUT)
 def test_pictures_may_come_in_a_follow_up(settings):
     session = open_numpy(settings)

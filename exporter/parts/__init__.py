@@ -1,0 +1,1 @@
+"""The graphs of one export as modules, one part a file."""

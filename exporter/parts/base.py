@@ -1,0 +1,109 @@
+"""What every part is made of: ports with meanings, the job they serve, the module that is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from exporter.family import Family
+from exporter.reducer import Reducer, Stage
+from exporter.select import gather_rows
+from exporter.stack import Stack, Walk
+
+FLOAT = "float"  # a port in the part's own precision
+DTYPES = {torch.int64: "int64", torch.int32: "int32", torch.bool: "bool"}
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output: axis names are dynamic (`past+tokens` is their sum), numbers are static."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Decoder layers `first` to `end - 1`, whose caches have equal length; `tokens` rows of one image are in it."""
+
+    first: int
+    end: int
+    tokens: int
+
+    @property
+    def layers(self) -> range:
+        """The layer numbers."""
+        return range(self.first, self.end)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every part of one export is built from; `images` spans stand in a prompt of a cut decoder."""
+
+    family: Family
+    reducer: Reducer
+    stages: tuple[Stage, ...]
+    images: int = 1
+
+    def walk(self, stack: Stack, **start: object) -> Walk:
+        """A sequence on its way through one stack of this job."""
+        grid = self.family.shape(self.images).grid
+        return Walk(stack, self.reducer, self.stages, grid, **start)  # type: ignore[arg-type]
+
+
+class Part(nn.Module):
+    """A traced graph: `inputs` are known beforehand, `outputs` once it has been traced."""
+
+    name: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self.job, self.family, self.model = job, job.family, job.family.model
+
+    def given(self, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """The inputs by name."""
+        return {port.name: tensor for port, tensor in zip(self.inputs, tensors, strict=True)}
+
+    def finish(self, named: Mapping[str, Tensor], *ports: Port) -> tuple[Tensor, ...]:
+        """Return tensors in order and remember their ports; what has none is the method's own output."""
+        known = {port.name: port for port in ports}
+        self.outputs = tuple(known.get(name) or _own(name, value) for name, value in named.items())
+        return tuple(named.values())
+
+    def last_logits(self, hidden: Tensor, valid: Tensor) -> Tensor:
+        """`[B,1,V]`: logits of each sequence's last valid row; a row without any uses its first."""
+        last = (valid.sum(1, keepdim=True) - 1).clamp(min=0)
+        return self.family.head(gather_rows(hidden, last))
+
+    @property
+    def logits_port(self) -> Port:
+        """The logits' port."""
+        return Port("logits", FLOAT, ("batch", 1, self.family.widths.vocab), "of the last new token")
+
+    def cache_ports(self, groups: tuple[Group, ...], word: str, axis: str, *, split: bool) -> list[Port]:
+        """Key and value ports of all layers; in a split decoder the length axis carries the group's number."""
+        widths = self.family.widths
+        ports = []
+        for number, group in enumerate(groups):
+            shape = ("batch", widths.kv_heads, axis.format(mark(number, split=split)), widths.head_dim)
+            for layer in group.layers:
+                names = {kind: f"{word}.{layer}.{kind}" for kind in ("key", "value")}
+                ports += [Port(name, FLOAT, shape, f"{kind}s of layer {layer}") for kind, name in names.items()]
+        return ports
+
+
+def mark(group: int, *, split: bool) -> str:
+    """What tells the groups of a split decoder apart in names and axes."""
+    return f".{group}" if split else ""
+
+
+def _own(name: str, value: Tensor) -> Port:
+    static = tuple(size if isinstance(size, int) else "" for size in value.shape[1:])
+    return Port(name, DTYPES.get(value.dtype, FLOAT), ("batch", *static), "made by the method")
