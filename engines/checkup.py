@@ -12,8 +12,6 @@ from engines.prompt import Prompt
 from engines.registry import engine
 from engines.session import Session
 
-STEPS = 16
-
 
 def check(bundle: Bundle) -> Iterator[tuple[str, list[Row]]]:
     """Compare every precision that has a saved reference, after hashing every file.
@@ -34,7 +32,7 @@ def check(bundle: Bundle) -> Iterator[tuple[str, list[Row]]]:
 def check_precision(bundle: Bundle, dtype: str) -> list[Row]:
     """Play the saved cases through the graphs of one precision on this machine."""
     cases, reference = parity.load(bundle.dir / "parity", dtype)
-    found = parity.run(graphs(bundle, dtype), cases, bundle.dir / "parity", STEPS)
+    found = parity.run(graphs(bundle, dtype), cases, bundle.dir / "parity")
     return parity.compare(found, reference, dtype)
 
 

@@ -16,6 +16,7 @@ from engines.images import open_image
 from engines.session import Session
 
 Array = NDArray[Any]
+STEPS = 16  # tokens generated for each case, at most
 
 
 @dataclass(frozen=True)
@@ -64,28 +65,27 @@ class Run:
 
     kept: Array  # [cases,K]
     embeds: Array  # [cases,K,D]
-    logits: Array  # [cases,V], behind the prompt
+    logits: list[Array]  # [cases,V] each: behind the prompt, then behind every generated token
     tokens: list[list[int]]
     cuts: Mapping[str, Array]  # kept_indices of decoder cuts
 
 
-def run(session: Session, cases: Sequence[Case], folder: Path, steps: int) -> Run:
+def run(session: Session, cases: Sequence[Case], folder: Path) -> Run:
     """Play every case through the engines; one batch, right-padded, greedy."""
-    images = [open_image(folder / case.picture) for case in cases]
-    seen = session.see(images)
+    seen = session.see([open_image(folder / case.picture) for case in cases])
     state, logits = session.start([case.ids for case in cases], [1] * len(cases), seen)
-    first, tokens = logits.astype(np.float32), [list[int]() for _ in cases]
-    stop = session.contract.eos
-    for step in range(steps):
+    cuts = {name: value for name, value in state.outputs.items() if name.startswith("kept_indices.")}
+    stop, every, tokens = session.contract.eos, [logits], [list[int]() for _ in cases]
+    while True:
         following = logits.argmax(-1)
         for row, token in zip(tokens, following.tolist(), strict=True):
             if not (row and row[-1] in stop):
                 row.append(token)
-        if step + 1 == steps or all(row[-1] in stop for row in tokens):
-            break
+        if len(every) == STEPS or all(row[-1] in stop for row in tokens):
+            kept, embeds = seen["kept_indices"], seen["image_embeds"].astype(np.float32)
+            return Run(kept, embeds, [step.astype(np.float32) for step in every], tokens, cuts)
         logits = session.extend(state, following[:, None].tolist())
-    cuts = {name: value for name, value in state.outputs.items() if name.startswith("kept_indices.")}
-    return Run(seen["kept_indices"], seen["image_embeds"].astype(np.float32), first, tokens, cuts)
+        every.append(logits)
 
 
 def compare(found: Run, wanted: Sequence[Mapping[str, Array]], dtype: str) -> list[Row]:
@@ -94,7 +94,8 @@ def compare(found: Run, wanted: Sequence[Mapping[str, Array]], dtype: str) -> li
     for number, reference in enumerate(wanted):
         rows += _indices(found, number, reference, BOUNDS[dtype])
         rows.append(_values("embeddings", number, found.embeds[number], reference["embeds"], BOUNDS[dtype].embeddings))
-        rows.append(_values("logits", number, found.logits[number], reference["logits"][0], BOUNDS[dtype].logits))
+        got, want = _same_steps(found, number, reference)
+        rows.append(_values("logits", number, got, want, BOUNDS[dtype].logits))
         rows.append(_tokens(found.tokens[number], number, reference, BOUNDS[dtype].logits))
     return rows
 
@@ -105,8 +106,8 @@ def _indices(found: Run, number: int, reference: Mapping[str, Array], bounds: Bo
     pairs |= {name: (value[number], reference[name]) for name, value in found.cuts.items()}
     rows = []
     for name, (got, want) in pairs.items():
-        same = np.intersect1d(got, want).size if name == "" else int((got == want).sum())
-        exact, note, worst = bool(np.array_equal(got, want)), f"{same} of {want.size}", 0.0
+        exact, worst = bool(np.array_equal(got, want)), 0.0
+        note = f"{want.size if exact else np.intersect1d(got, want).size} of {want.size}"
         if not exact and name == "" and "scores" in reference:
             scores, mean = reference["scores"], float(reference["scores"].mean())
             edge = float(np.sort(scores)[::-1][want.size - 1])
@@ -122,6 +123,14 @@ def _values(level: str, number: int, got: Array, want: Array, bound: float) -> R
     scale = float(np.sqrt(np.mean(np.square(want, dtype=np.float64)))) or 1.0
     worst = float(np.abs(got - want).max()) / scale
     return Row(level, number, "max diff / rms", worst, bound, bool(worst <= bound))
+
+
+def _same_steps(found: Run, number: int, reference: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Logits `[steps,V]` of both sides, as long as both had read the same tokens."""
+    pairs = zip(found.tokens[number], reference["tokens"].tolist(), strict=False)
+    equal = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+    steps = (min(len(found.tokens[number]), len(reference["tokens"])) - 1 if equal is None else equal) + 1
+    return np.stack([step[number] for step in found.logits[:steps]]), reference["logits"][:steps]
 
 
 def _tokens(got: list[int], number: int, reference: Mapping[str, Array], bound: float) -> Row:

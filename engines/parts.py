@@ -93,7 +93,7 @@ class Parts:
         names = [name for name in self.contract.inputs["prefill"] if name.startswith("carry.")]
         shape = (len(counts), self.contract.images, self.contract.geometry.embedded)
         places = np.arange(self.contract.images) < np.asarray(counts)[:, None]
-        arranged = {name: np.zeros(shape, self.float) for name in names}
+        arranged = {name: np.zeros(shape, np.float32) for name in names}
         for name in names if seen else []:
             arranged[name][places] = seen[name]
         return arranged

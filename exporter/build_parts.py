@@ -106,13 +106,8 @@ class Tracer:
         attach(model, parameters, self.shards)
         optimise(model)
         save(model, place / "part.onnx")
-        facts: dict[str, Any] = {}
-        if isinstance(part, VisionPart):
-            facts = {"carried": part.carried}
-        if isinstance(part, PrefillPart):
-            facts = {"groups": [asdict(group) for group in part.groups], "biased": part.biased}
-        told = {"inputs": [asdict(p) for p in part.inputs], "outputs": [asdict(p) for p in part.outputs]}
-        (place / "part.json").write_text(json.dumps({**told, "nodes": _count(model), "facts": facts}))
+        told = {"inputs": [asdict(p) for p in part.inputs], "outputs": [asdict(p) for p in part.found.outputs]}
+        (place / "part.json").write_text(json.dumps({**told, "nodes": _count(model), "facts": part.found.facts}))
 
     def _set_up(self) -> Any:
         if self._model is None:

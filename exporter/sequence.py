@@ -125,8 +125,10 @@ class _Rows:
 
     def of_valid(self, valid: Tensor) -> Tensor:
         """`[B,S']` bool: a merged row is valid where its span is."""
+        valid = valid.to(torch.int64)  # ONNX Runtime has no Where over bool
         first = self.sequence.span_of(valid)[:, :, :1]
-        return self.sequence.splice(valid, torch.cat([first] * self.width, 2) if self.width else first[:, :, :0])
+        rows = torch.cat([first] * self.width, 2) if self.width else first[:, :, :0]
+        return self.sequence.splice(valid, rows) > 0
 
     def mixed(self) -> Tensor:
         """`[B,I,width,C]`: the hidden rows that live on."""

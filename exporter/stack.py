@@ -60,20 +60,24 @@ class Walk:
 
     def run(self, layers: int) -> Sequence:
         """Run layers 0 to `layers - 1` and the stages among them."""
-        self._enter(self.sequence)
+        self.start = self.sequence
+        self._enter(-1, self.start)
         self._act(-1)
         for layer in range(layers):
             self._layer(layer)
         return self.sequence
 
-    def _enter(self, sequence: Sequence) -> None:
-        self.sequence, self.records = sequence, dict[int, Record]()
+    def _enter(self, layer: int, sequence: Sequence) -> None:
+        """Go on with a sequence of other tokens: of what ran before, only its own hidden states still fit."""
+        self.sequence = sequence
+        self.records = {layer: Record({"out": sequence.hidden})}
         valid = sequence.valid
         self.mask: Tensor | None = None
         if valid is not None:
             self.mask = attention_mask(valid, sequence.hidden, sequence.bias)
         elif sequence.bias is not None:
-            self.mask = sequence.bias[:, None, None].to(sequence.hidden.dtype)
+            length = sequence.hidden.shape[1]  # ONNX Runtime does not broadcast a mask over queries
+            self.mask = sequence.bias[:, None, None].to(sequence.hidden.dtype).expand(-1, -1, length, -1)
         self.rope: Rope | None = None
         if self.stack.rotary is not None and sequence.positions is not None:
             self.rope = self.stack.rotary(sequence.hidden, sequence.positions)
@@ -104,7 +108,7 @@ class Walk:
             if stage.keep is None and selection.key_bias is None:
                 self.sequence = after  # nothing moved: what was recorded stays good
             else:
-                self._enter(after)
+                self._enter(layer, after)
 
     def _taps(self) -> RecordedTaps:
         return RecordedTaps(
@@ -124,7 +128,12 @@ class Walk:
     def _project(self, layer: int, rope: bool) -> Tape:  # noqa: FBT001 - the callback's own shape
         """q, k, v of a layer beside the main path; identity tables give them before rotation."""
         block, tape = self.stack.blocks[layer], Tape()
-        source = self.records[layer].points["in"] if layer in self.records else self.sequence.hidden
+        if layer == max(self.records) + 1:
+            source = self.sequence.hidden
+        elif "in" in self.records.get(layer, Record()).points:
+            source = self.records[layer].points["in"]
+        else:
+            raise ValueError(f"layer {layer} ran before the last cut or has not run; carry scores instead")
         tables = self.rope
         if tables is not None and not rope:
             tables = (torch.ones_like(tables[0]), torch.zeros_like(tables[1]))

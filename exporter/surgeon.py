@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class Surgeon:
 
     def __post_init__(self) -> None:
         self.layers: list[Any] = list(self.family.layers(self.stack)) if self.stack != "projected" else []
-        self.seen: dict[int, Seen] = {}
+        self.seen: dict[int, Seen] = {}  # since the last cut
         self.results: dict[int, Tensor] = {}  # what each layer handed on, cut
         self.kwargs: dict[str, Any] = {}
         self.dry = False
@@ -64,17 +65,20 @@ class Surgeon:
 
     def act(self, layer: int, hidden: Tensor) -> Tensor:
         """Run the stages behind `layer` (-1: before the first) on `hidden` `[1,S,C]`."""
+        if layer < 0:
+            self.seen = {layer: Seen({"out": hidden})}
         for stage in self.stages:
             if (stage.stack, stage.layer) == (self.stack, layer):
                 hidden = self._stage(stage, hidden)
         return hidden
 
     def _before(self, number: int) -> Callable[..., Any]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             hidden = self.act(-1, args[0]) if number == 0 and not self.dry else args[0]
-            self.kwargs = self._adapted(hidden, kwargs)
+            named = dict(zip(list(signature(layer.forward).parameters)[1:], args[1:], strict=False))
+            self.kwargs = self._adapted(hidden, kwargs | named)
             self.seen[number] = Seen({"in": hidden})
-            return (hidden, *args[1:]), self.kwargs
+            return (hidden,), self.kwargs
 
         return hook
 
@@ -138,13 +142,13 @@ class Surgeon:
             self.scores[stage] = selection.scores[0]
         if stage.keep is not None:
             hidden = self._cut(stage, selection, hidden)
-            self.seen.clear()
         self.carry |= selection.carry
         if selection.key_bias is not None:
             self.bias = torch.zeros(hidden.shape[1]) if self.bias is None else self.bias.clone()
             for start, added in zip(self.starts, selection.key_bias[0], strict=True):
                 self.bias[start : start + self.width] += added
-            self.seen.clear()
+        if stage.keep is not None or selection.key_bias is not None:
+            self.seen = {stage.layer: Seen({"out": hidden})}
         return hidden
 
     def _cut(self, stage: Stage, selection: Selection, hidden: Tensor) -> Tensor:

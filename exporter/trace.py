@@ -80,7 +80,7 @@ def _name(model: ir.Model, part: Part, dtype: str) -> None:
             if isinstance(axis, str) and "+" not in axis:
                 names[str(size)] = axis
         value.name, value.shape = port.name, ir.Shape(port.shape)
-    for value, port in zip(model.graph.outputs, part.outputs, strict=True):
+    for value, port in zip(model.graph.outputs, part.found.outputs, strict=True):
         value.name = port.name
         if "" not in port.shape:
             value.shape = ir.Shape(port.shape)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,16 +57,26 @@ class Job:
         return Walk(stack, self.reducer, self.stages, grid, **start)  # type: ignore[arg-type]
 
 
+@dataclass
+class Found:
+    """What is known of a part once it has been traced; `facts` is JSON-able and differs from part to part."""
+
+    outputs: tuple[Port, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
 class Part(nn.Module):
-    """A traced graph: `inputs` are known beforehand, `outputs` once it has been traced."""
+    """A traced graph: `inputs` are known beforehand, what is `found` once it has been traced.
+
+    Tracing puts a module's own attributes back as they were; an object that they refer to keeps what it learns.
+    """
 
     name: str
     inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
 
     def __init__(self, job: Job) -> None:
         super().__init__()
-        self.job, self.family, self.model = job, job.family, job.family.model
+        self.job, self.family, self.model, self.found = job, job.family, job.family.model, Found()
 
     def given(self, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """The inputs by name."""
@@ -74,7 +85,7 @@ class Part(nn.Module):
     def finish(self, named: Mapping[str, Tensor], *ports: Port) -> tuple[Tensor, ...]:
         """Return tensors in order and remember their ports; what has none is the method's own output."""
         known = {port.name: port for port in ports}
-        self.outputs = tuple(known.get(name) or _own(name, value) for name, value in named.items())
+        self.found.outputs = tuple(known.get(name) or _own(name, value) for name, value in named.items())
         return tuple(named.values())
 
     def last_logits(self, hidden: Tensor, valid: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ class VisionPart(Part):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self.carried = tuple[str, ...]()
         self.inputs = (Port("pixel_values", FLOAT, ("batch", *job.family.pixels), "prepared pictures"),)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
@@ -33,7 +32,7 @@ class VisionPart(Part):
         rows = family.projector(seen.span_of(seen.hidden)[:, 0])
         projected = self.job.walk(Stack("projected"), sequence=replace(seen, hidden=rows, start=0, bias=None))
         last = projected.run(0)
-        self.carried = tuple(last.carry)
+        self.found.facts["carried"] = list(last.carry)
         named = {"image_embeds": last.hidden, "kept_indices": last.origin[:, 0]}
         named |= {f"carry.{name}": values[:, 0].float() for name, values in last.carry.items()}
         width, kept = last.hidden.shape[2], ("batch", last.width)
@@ -41,5 +40,5 @@ class VisionPart(Part):
             named | tower.outputs | projected.outputs,
             Port("image_embeds", FLOAT, (*kept, width), "rows that replace an image's places"),
             Port("kept_indices", "int64", kept, "patch number of each row, row-major; -1: merged"),
-            *(Port(f"carry.{name}", "float32", kept, "for the prefill part") for name in self.carried),
+            *(Port(f"carry.{name}", "float32", kept, "for the prefill part") for name in last.carry),
         )
