@@ -103,7 +103,8 @@ def compare(found: Run, wanted: Sequence[Mapping[str, Array]], dtype: str) -> li
 def _indices(found: Run, number: int, reference: Mapping[str, Array], bounds: Bounds) -> list[Row]:
     """Equal, or swapped only where scores are too close for the precision to tell apart."""
     pairs = {"": (found.kept[number], reference["free_kept"])}
-    pairs |= {name: (value[number], reference[name]) for name, value in found.cuts.items()}
+    # a prompt with fewer pictures than the engines have spans for: dummies come last
+    pairs |= {name: (value[number, : len(reference[name])], reference[name]) for name, value in found.cuts.items()}
     rows = []
     for name, (got, want) in pairs.items():
         exact, worst = bool(np.array_equal(got, want)), 0.0

@@ -67,7 +67,7 @@ class Surgeon:
         """Run the stages behind `layer` (-1: before the first) on `hidden` `[1,S,C]`."""
         if layer < 0:
             self.seen = {layer: Seen({"out": hidden})}
-        for stage in self.stages:
+        for stage in self.stages if self.starts else ():  # text alone is never cut
             if (stage.stack, stage.layer) == (self.stack, layer):
                 hidden = self._stage(stage, hidden)
         return hidden
