@@ -168,9 +168,12 @@ def verdict(rows: Sequence[Row]) -> str:
     return "pass" if all(row.ok for row in rows) else "fail"
 
 
-def told(rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    """parity.json: the worst case of each level and precision, every case behind it, one verdict."""
-    shown = []
+def told(rows: Mapping[str, Sequence[Row]], unproven: Sequence[str] = ()) -> dict[str, Any]:
+    """parity.json: the worst case of each level and precision, every case behind it, one verdict.
+
+    `unproven` precisions were built but cannot be run on this machine; the table says so.
+    """
+    shown: list[dict[str, Any]] = []
     for dtype, each in rows.items():
         for level, what in dict.fromkeys((row.level, row.what) for row in each):
             same = [row for row in each if (row.level, row.what) == (level, what)]
@@ -184,6 +187,9 @@ def told(rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
                 "threshold": worst.bound,
                 "verdict": f"{verdict(same)} {sum(row.ok for row in same)}/{len(same)}",
             })  # fmt: skip
+    for dtype in unproven:
+        empty = dict.fromkeys(("level", "engine", "value", "threshold"), "-")
+        shown.append({**empty, "dtype": dtype, "what": "no CPU kernels to run it", "verdict": "not run"})
     return {
         "verdict": verdict([row for each in rows.values() for row in each]),
         "rows": shown,

@@ -45,8 +45,9 @@ def costs(bundle: Json, ceilings: Sequence[Ceiling]) -> Table:
                 times(before.kv_bytes / after.kv_bytes),
             ),
         ]
-    nodes = ", ".join(f"{name} {part['nodes']}" for name, part in bundle["parts"].items())
-    return Table("Before and after", ("one prompt", "before", "after", "ratio"), tuple(rows), f"Graph nodes: {nodes}.")
+    nodes = ", ".join(f"{name} {part['traced_nodes']} -> {part['nodes']}" for name, part in bundle["parts"].items())
+    note = f"Graph nodes, traced -> published: {nodes}."
+    return Table("Before and after", ("one prompt", "before", "after", "ratio"), tuple(rows), note)
 
 
 def engines(bundle: Json) -> Table:
@@ -60,7 +61,10 @@ def engines(bundle: Json) -> Table:
                 "-" if built is None else f"{built:.1f} s", "-" if fused is None else _kernels(fused),
             ))  # fmt: skip
     columns = ("target", "part", "dtype", "size", "build", "fused attention")
-    return Table("Engines", columns, tuple(rows), "ONNX parts read their weights from the shards beside them.")
+    note = "ONNX parts read their weights from the shards beside them."
+    if unrun := [target for target in bundle["engines"] if target.startswith("trt")]:
+        note += f" {', '.join(unrun)}: built here, not run: that takes an NVIDIA GPU."
+    return Table("Engines", columns, tuple(rows), note)
 
 
 def parity_table(parity: Json) -> Table:

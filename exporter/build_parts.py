@@ -104,6 +104,7 @@ class Tracer:
         part = make(Job(family, self.draft.reducer, self.draft.stages, self.draft.images))
         model = trace(part, self.dtype, mode)
         attach(model, parameters, self.shards)
+        part.found.facts["traced_nodes"] = len(model.graph)
         optimise(model)
         save(model, place / "part.onnx")
         told = {"inputs": [asdict(p) for p in part.inputs], "outputs": [asdict(p) for p in part.found.outputs]}

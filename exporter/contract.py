@@ -49,4 +49,5 @@ def _part(name: str, parts: Mapping[str, Mapping[str, Built]]) -> dict[str, Any]
         "inputs": [asdict(port) for port in built.inputs],
         "outputs": [asdict(port) for port in built.outputs],
     }
-    return {**ports, "files": files, "nodes": built.node_count, "operators": dict(built.nodes)}
+    nodes = {"nodes": built.node_count, "traced_nodes": built.facts["traced_nodes"], "operators": dict(built.nodes)}
+    return {**ports, "files": files, **nodes}

@@ -61,7 +61,7 @@ def prove(
             save_reference(Witness(draft, reference, groups, dtype), cases, found, folder)
             rows[dtype] = parity.compare(found, parity.load(folder, dtype)[1], dtype)
             step.note = parity.verdict(rows[dtype])
-    told = parity.told(rows)
+    told = parity.told(rows, [dtype for dtype in draft.precisions if dtype not in sessions])
     if told["verdict"] != "pass" and not accept:
         worst = next(row for each in rows.values() for row in each if not row.ok)
         raise UserError(

@@ -18,14 +18,21 @@ BUNDLE = {
     "model": {"name": "llava-1.5-7b"},
     "tokens": {"patches": 576, "embedded": 64},
     "groups": [{"layers": [0, 32], "tokens": 64}],
-    "parts": {"vision": {"inputs": [TENSOR], "outputs": [{**TENSOR, "name": "image_embeds"}], "nodes": 123}},
+    "parts": {
+        "vision": {
+            "inputs": [TENSOR],
+            "outputs": [{**TENSOR, "name": "image_embeds"}],
+            "nodes": 123,
+            "traced_nodes": 456,
+        }
+    },
     "engines": {
         "ort-cpu": {"dtype": "fp32", "files": {"vision": "onnx/vision.fp32.onnx"}},
         "trt-rtx": {
             "dtype": "fp16",
             "files": {"vision": "engines/trt-rtx/vision.plan"},
             "build_s": {"vision": 12.34},
-            "fused_attention": {"vision": 23},
+            "fused_attention": {"vision": {"_gemm_mha_v2": 23}},
         },
     },
     "files": {"onnx/vision.fp32.onnx": {"bytes": 2048}, "engines/trt-rtx/vision.plan": {"bytes": 3 * 2**20}},
@@ -55,7 +62,7 @@ def test_before_and_after():
         ("vision and prefill", "8.44 TFLOP", "1.72 TFLOP", "x4.92"),
         ("key-value cache", "308 MiB", "52 MiB", "x5.92"),
     )
-    assert "vision 123" in shown.note
+    assert "vision 456 -> 123" in shown.note
 
 
 def test_tokens_are_the_mean_over_layer_groups():
@@ -68,7 +75,7 @@ def test_tokens_are_the_mean_over_layer_groups():
 def test_engines_say_what_is_known():
     assert table(summary(BUNDLE, PARITY, []), "Engines").rows == (
         ("ort-cpu", "vision", "fp32", "2 KiB", "-", "-"),
-        ("trt-rtx", "vision", "fp16", "3 MiB", "12.3 s", "23"),
+        ("trt-rtx", "vision", "fp16", "3 MiB", "12.3 s", "23 gemm"),
     )
 
 

@@ -87,11 +87,11 @@ def test_parity_file_tells_every_level(demo_bundle):
 
 
 def test_running_needs_neither_torch_nor_transformers(demo_bundle):
-    picture = pictures("demo")[0]
+    picture = str(pictures("demo")[0].path)
+    command = ["run", str(demo_bundle), "--image", picture, "--prompt", "what shape is purple ?"]
     code = (
         "import sys; from exporter.cli import tp_export\n"
-        f"command = ['run', {str(demo_bundle)!r}, '--image', {str(picture.path)!r}, '--prompt', 'what shape is purple ?']\n"
-        "tp_export(command, standalone_mode=False)\n"
+        f"tp_export({command!r}, standalone_mode=False)\n"
         "print(sorted({'torch', 'transformers', 'onnx', 'tensorrt_rtx'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
