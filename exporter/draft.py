@@ -60,7 +60,8 @@ class Draft:
                 else f"--method {recipe.method}: give a budget with --keep, such as --keep 64 or --keep 11%"
             )
         targets = tuple(parse_targets(recipe.targets))
-        folder = demo_checkpoint(recipe.model) if recipe.model.startswith(NAMES[0]) else find(recipe.model)
+        built_in = recipe.model in NAMES or recipe.model.startswith("demo:")
+        folder = demo_checkpoint(recipe.model) if built_in else find(recipe.model)
         checkpoint = open_checkpoint(folder)
         family = family_of(checkpoint.config, str(folder))
         config = family.load_config(folder)

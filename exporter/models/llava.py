@@ -225,10 +225,10 @@ class Llava(Family):
 
     @classmethod
     def stock_pixels(cls, directory: Path, picture: Path) -> Tensor:
-        """CLIP's image processor."""
-        from transformers import AutoImageProcessor
+        """CLIP's image processor, on Pillow: the one that checkpoints were trained and evaluated with."""
+        from transformers import CLIPImageProcessorPil
 
-        processor = AutoImageProcessor.from_pretrained(str(directory), local_files_only=True)
+        processor = CLIPImageProcessorPil.from_pretrained(str(directory), local_files_only=True)
         with Image.open(picture) as image:
             out: Tensor = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"]
         return out
