@@ -44,7 +44,7 @@ class Surgeon:
         self.layers: list[Any] = list(self.family.layers(self.stack)) if self.stack != "projected" else []
         self.seen: dict[int, Seen] = {}  # since the last cut
         self.results: dict[int, Tensor] = {}  # what each layer handed on, cut
-        self.kwargs: dict[str, Any] = {}
+        self.kwargs: dict[str, Any] = {}  # of the last layer, as the stock model gave them
         self.dry = False
         if self.origin is None:
             self.origin = torch.arange(self.width).expand(len(self.starts), -1)
@@ -76,9 +76,9 @@ class Surgeon:
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             hidden = self.act(-1, args[0]) if number == 0 and not self.dry else args[0]
             named = dict(zip(list(signature(layer.forward).parameters)[1:], args[1:], strict=False))
-            self.kwargs = self._adapted(hidden, kwargs | named)
+            self.kwargs = kwargs | named
             self.seen[number] = Seen({"in": hidden})
-            return (hidden,), self.kwargs
+            return (hidden,), self._adapted(hidden, self.kwargs)
 
         return hook
 
