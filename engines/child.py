@@ -3,7 +3,6 @@
 import importlib
 import json
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -103,5 +102,9 @@ def _peak_mib() -> int:
         found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii", errors="replace"))
         if found:
             return int(found[1]) // 1024
+    if sys.platform == "win32":
+        return 0  # not known
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (2**20 if sys.platform == "darwin" else 1024)  # macOS counts bytes, others KiB

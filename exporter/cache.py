@@ -1,6 +1,5 @@
 """Results kept by the hash of what they were made from, so that a second export does only what is new."""
 
-import fcntl
 import hashlib
 import json
 import math
@@ -15,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from platformdirs import user_cache_path
 
 from engines.bundle import hash_file
@@ -105,8 +105,7 @@ def source_hash() -> str:
 
 def _install(fresh: Path, entry: Path) -> None:
     """Gives a finished entry its name; an intact one, which another process just made, wins."""
-    with (entry.parent / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(entry.parent / ".lock"):
         if not _intact(entry):
             shutil.rmtree(entry, ignore_errors=True)
             fresh.rename(entry)

@@ -1,6 +1,5 @@
 """Publishing a directory in one step: the old one or the new one, never half of either."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -12,9 +11,7 @@ from typing import Any
 
 from engines.bundle import CONTRACT, hash_file
 from engines.errors import UserError
-from exporter.disk import exchange, existing, full_disk_in_words, sync, sync_tree
-
-FICLONE = 0x40049409  # linux/fs.h
+from exporter.disk import exchange, existing, full_disk_in_words, share, sync, sync_tree
 
 
 def check_target(target: Path, *, force: bool) -> None:
@@ -69,9 +66,7 @@ def place(src: Path, dst: Path) -> None:
     Never a link: loaders of external data refuse symbolic links, and some hard links.
     """
     with src.open("rb") as source, dst.open("xb") as target:
-        try:
-            fcntl.ioctl(target, FICLONE, source.fileno())
-        except OSError:
+        if not share(source, target):
             shutil.copyfileobj(source, target, 2**24)
 
 

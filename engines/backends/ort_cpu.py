@@ -120,7 +120,7 @@ def _session(path: Path) -> Native:
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = len(os.sched_getaffinity(0))
+    settings.intra_op_num_threads = _cpus()
     # threads that spin between runs would slow every other session of this process
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.log_severity_level = 3  # errors; the default also warns about every unused initializer
@@ -128,6 +128,11 @@ def _session(path: Path) -> Native:
         return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
     except _errors() as error:
         raise UserError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+
+
+def _cpus() -> int:
+    """The CPUs that this process may use, where the system says."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _errors() -> tuple[type[Exception], ...]:
