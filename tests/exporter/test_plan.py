@@ -1,0 +1,119 @@
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from engines.errors import UserError
+from exporter.budget import Budget
+from exporter.methods.fastervlm import FasterVLM
+from exporter.methods.none import Dense
+from exporter.plan import largest_top_k, make_plan, tokens_after
+from exporter.reducer import Grid, Reducer, Shape, Stage, StateSpec
+
+SHAPE = Shape(576, Grid(24, 24), tower_layers=24, tower_last=22, decoder_layers=32, has_cls=True)
+ENCODER = ("tower", "projected")
+
+
+@dataclass(frozen=True)
+class Given(Reducer):
+    stages: tuple[Stage, ...] = ()
+    seen: list = field(default_factory=list)
+
+    def plan(self, shape, budget):
+        self.seen.append((shape, budget))
+        return self.stages
+
+
+def plan(*stages):
+    return make_plan("toy", Given(stages), SHAPE, Budget("64"))
+
+
+def test_shipped_methods():
+    assert make_plan("fastervlm", FasterVLM(), SHAPE, Budget("11%")) == (Stage("tower", 22, keep=63),)
+    assert make_plan("none", Dense(), SHAPE, Budget("100%")) == ()
+
+
+def test_the_reducer_gets_the_geometry_and_the_budget():
+    reducer = Given((Stage("tower", 3, keep=2),))
+    assert make_plan("toy", reducer, SHAPE, Budget("64")) == reducer.stages
+    assert reducer.seen == [(SHAPE, Budget("64"))]
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        (Stage("tower", -1, keep=576), Stage("tower", 22, keep=576)),
+        (Stage("tower", 5), Stage("tower", 6, keep=100, extra=20), Stage("projected", keep=120)),
+        (Stage("decoder", -1, keep=576), Stage("decoder", 2, keep=10, extra=4), Stage("decoder", 30, keep=14)),
+        (Stage("tower", 22, keep=64), Stage("decoder", 1), Stage("decoder", 2, keep=64), Stage("decoder", 3, keep=0)),
+    ],
+)
+def test_plans_up_to_the_limits_are_accepted(stages):
+    assert plan(*stages) == stages
+
+
+@pytest.mark.parametrize(
+    ("stages", "says"),
+    [
+        ([Stage("tower", 23, keep=1)], "no tower layer 23 to act after; this model allows -1 to 22"),
+        ([Stage("tower", -2, keep=1)], "no tower layer -2"),
+        ([Stage("projected", 0, keep=1)], "allows -1 to -1"),
+        ([Stage("decoder", 31, keep=1)], "allows -1 to 30"),
+        ([Stage("decoder", 3, "mid", keep=1)], "'mid' a layer is not supported"),
+        ([Stage("decoder", 3, "around", keep=1)], "'around' a layer"),
+        ([Stage("tower", 3, keep=577)], "cannot keep 577 of 576 tokens after tower layer 3"),
+        ([Stage("tower", 3, keep=-1)], "cannot keep -1 of 576"),
+        ([Stage("tower", 3, keep=9, extra=2), Stage("tower", 4, keep=12)], "cannot keep 12 of 11"),
+        ([Stage("tower", 3, keep=9), Stage("tower", 4), Stage("projected", keep=10)], "cannot keep 10 of 9"),
+        ([Stage("tower", 3, keep=9), Stage("projected", keep=8), Stage("decoder", 0, keep=9)], "cannot keep 9 of 8"),
+        ([Stage("tower", 3, keep=9), Stage("decoder", 0, keep=10)], "cannot keep 10 of 9"),
+    ],
+)
+def test_stages_that_the_model_does_not_have_are_refused(stages, says):
+    with pytest.raises(UserError, match=says) as caught:
+        plan(*stages)
+    assert str(caught.value).startswith("--method toy: ")
+
+
+def test_a_cls_method_needs_a_tower_with_cls():
+    with pytest.raises(UserError, match=r"--method fastervlm: .* no \[CLS\] token"):
+        make_plan("fastervlm", FasterVLM(), replace(SHAPE, has_cls=False), Budget("64"))
+
+
+class Needy(Given):
+    needs = frozenset({"text", "pixels", "cls"})
+
+
+class Slotted(Given):
+    positions = "slot"
+
+
+class Remembering(Given):
+    state = (StateSpec("seen", (1,), "float32", 0.0, "prompt"),)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"), [(Needy, "needs pixels, text, which"), (Slotted, "slot positions"), (Remembering, "engine state")]
+)
+def test_what_the_parts_do_not_provide_is_refused_before_planning(kind, says):
+    reducer = kind()
+    with pytest.raises(UserError, match=says):
+        make_plan("toy", reducer, SHAPE, Budget("64"))
+    assert reducer.seen == []
+
+
+def test_tokens_after_the_last_cut_of_some_stacks():
+    stages = (
+        Stage("tower", 3, keep=100),
+        Stage("tower", 22, keep=60, extra=4),
+        Stage("projected"),
+        Stage("decoder", 2, keep=0),
+    )
+    assert tokens_after(stages, ENCODER, 576) == 64
+    assert tokens_after(stages, ("decoder",), 576) == 0
+    assert tokens_after(stages[2:3], ENCODER, 576) == 576
+    assert tokens_after((), ENCODER, 576) == 576
+
+
+def test_largest_top_k_counts_kept_rows_only():
+    assert largest_top_k(()) == 0
+    assert largest_top_k([Stage("tower", 3), Stage("tower", 4, keep=7, extra=9), Stage("decoder", 1, keep=3)]) == 7

@@ -1,0 +1,82 @@
+import pytest
+
+from exporter.parts.base import Port
+from exporter.profiles import Limits, profiles
+
+LIMITS = Limits(batch=4, length=512, tokens=64, images=2)
+
+
+def port(name, *shape):
+    return Port(name, "float", shape, "")
+
+
+EMBED = [port("input_ids", "batch", "tokens"), port("image_embeds", "images", 64, 160)]
+DECODER = [
+    port("inputs_embeds", "batch", "tokens", 160),
+    port("attention_mask", "batch", "past+tokens"),
+    port("past_key_values.0.key", "batch", 5, "past", 32),
+    port("scale", 1),
+]
+
+
+def test_vision_has_one_profile_over_the_batch():
+    found = profiles("vision", [port("pixel_values", "batch", 3, 96, 96)], LIMITS)
+    assert found == [{"pixel_values": ((1, 3, 96, 96), (1, 3, 96, 96), (4, 3, 96, 96))}]
+
+
+def test_embed_takes_a_prompt_of_any_length_and_the_pictures_of_a_batch():
+    [found] = profiles("embed", EMBED, LIMITS)
+    assert found["input_ids"] == ((1, 1), (1, 104), (4, 512))
+    assert found["image_embeds"] == ((1, 64, 160), (1, 64, 160), (8, 64, 160))
+
+
+def test_embed_without_pictures_still_takes_a_row_block():
+    [found] = profiles("embed", EMBED, Limits(batch=4, length=512, tokens=64, images=0))
+    assert found["image_embeds"][2] == (4, 64, 160)
+
+
+def test_a_decoder_has_a_prompt_and_a_step_and_never_an_empty_past():
+    prompt, step = profiles("decoder", DECODER, LIMITS)
+    assert prompt["inputs_embeds"] == ((1, 1, 160), (1, 104, 160), (4, 512, 160))
+    assert prompt["past_key_values.0.key"] == ((1, 5, 1, 32), (1, 5, 1, 32), (4, 5, 512, 32))
+    assert prompt["attention_mask"] == ((1, 2), (1, 105), (4, 1024))
+    assert step["inputs_embeds"] == ((1, 1, 160), (1, 1, 160), (4, 1, 160))
+    assert step["past_key_values.0.key"] == ((1, 5, 1, 32), (1, 5, 104, 32), (4, 5, 512, 32))
+    assert step["attention_mask"] == ((1, 2), (1, 105), (4, 513))
+
+
+def test_ports_of_static_shape_need_no_range():
+    assert all("scale" not in profile for profile in profiles("decoder", DECODER, LIMITS))
+
+
+def test_the_groups_of_a_split_decoder_share_the_range_of_the_past():
+    ports = [
+        port("attention_mask.1", "batch", "past.1+tokens"),
+        port("past_key_values.3.key", "batch", 5, "past.1", 32),
+    ]
+    prompt, step = profiles("decode", ports, LIMITS)
+    assert prompt["attention_mask.1"] == ((1, 2), (1, 105), (4, 1024))
+    assert step["past_key_values.3.key"] == ((1, 5, 1, 32), (1, 5, 104, 32), (4, 5, 512, 32))
+
+
+@pytest.mark.parametrize(("images", "shortest", "usual"), [(1, 65, 104), (2, 129, 129)])
+def test_a_prefill_is_longer_than_all_its_spans(images, shortest, usual):
+    limits = Limits(batch=2, length=512, tokens=64, images=images)
+    [found] = profiles(
+        "prefill", [port("attention_mask", "batch", "tokens"), port("span_starts", "batch", images)], limits
+    )
+    assert found["attention_mask"] == ((1, shortest), (1, usual), (2, 512))
+    assert found["span_starts"] == ((1, images), (1, images), (2, images))
+
+
+def test_a_usual_prompt_fits_a_short_engine():
+    limits = Limits(batch=1, length=80, tokens=64, images=1)
+    for profile in profiles("decoder", DECODER, limits):
+        for low, usual, high in profile.values():
+            assert all(a <= b <= c for a, b, c in zip(low, usual, high, strict=True))
+    assert limits.prompt == 80
+
+
+def test_an_axis_without_a_range_is_not_passed_over():
+    with pytest.raises(KeyError, match="length"):
+        profiles("decoder", [port("odd", "batch", "length.0")], LIMITS)
