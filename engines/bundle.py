@@ -1,17 +1,19 @@
 """Opening a bundle: everything in it is checked before anything in it is used."""
 
 import hashlib
-import json
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engines.errors import UserError
+from engines.json_file import read_object
 
 FORMAT = 1
 CONTRACT = "bundle.json"
-LARGEST_CONTRACT = 64 * 2**20
+# What readers open by its own name, if it is there.
+KNOWN = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "parity.json")
 SCHEMA: dict[str, type] = {
     "recipe": dict,
     "model": dict,
@@ -76,13 +78,8 @@ def _contract(path: Path) -> dict[str, Any]:
     file = path / CONTRACT
     if not file.is_file() or file.is_symlink():
         raise UserError(f"{path} is not a bundle: it has no {CONTRACT}")
-    if file.stat().st_size > LARGEST_CONTRACT:
-        raise UserError(f"{file} is too large to be a bundle's contract")
-    try:
-        contract = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
-        raise UserError(f"{file} is not valid JSON; {_REMEDY}") from None
-    if not isinstance(contract, dict) or contract.get("format") != FORMAT:
+    contract = read_object(file)
+    if contract.get("format") != FORMAT:
         raise UserError(f"{file}: not bundle format {FORMAT}; open it with the tp-export version that wrote it")
     for key, kind in SCHEMA.items():
         if not isinstance(contract.get(key), kind):
@@ -99,8 +96,11 @@ def _is_record(record: object) -> bool:
 
 
 def _check_parts(bundle: Bundle) -> None:
-    """Parts and engines have the fields that readers rely on and name recorded files only."""
+    """Parts and engines have the fields that readers rely on, and what readers open is recorded."""
     contract = bundle.contract
+    for name in KNOWN:
+        if os.path.lexists(bundle.dir / name) and name not in contract["files"]:
+            raise UserError(f"{bundle.dir / name} is not what was exported: {CONTRACT} has no record of it; {_REMEDY}")
     for kind in ("parts", "engines"):
         for name, entry in contract[kind].items():
             files = entry.get("files") if isinstance(entry, dict) else None

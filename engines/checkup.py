@@ -31,9 +31,11 @@ def check(bundle: Bundle) -> Iterator[tuple[str, list[Row]]]:
 
 def check_precision(bundle: Bundle, dtype: str) -> list[Row]:
     """Play the saved cases through the graphs of one precision on this machine."""
-    cases, reference = parity.load(bundle.dir / "parity", dtype)
-    found = parity.run(graphs(bundle, dtype), cases, bundle.dir / "parity")
-    return parity.compare(found, reference, dtype)
+    folder = bundle.dir / "parity"
+    with contract.wrong_entries_in_words(folder):
+        cases, reference = parity.load(folder, dtype)
+        found = parity.run(graphs(bundle, dtype), cases, folder)
+        return parity.compare(found, reference, dtype)
 
 
 def graphs(bundle: Bundle, dtype: str) -> Session:

@@ -1,13 +1,17 @@
 """What bundle.json says about running the parts, with its types made sure of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engines.errors import UserError
 from engines.layout import Geometry
 
+LARGEST_IMAGE, LARGEST_HEAD, LARGEST_SIDE, MOST_LAYERS = 2**28, 2**16, 2**14, 1024
 PREPROCESS = ("size", "crop", "resample", "rescale", "mean", "std")
 
 
@@ -53,30 +57,67 @@ def parse(raw: Mapping[str, Any]) -> Contract:
     Raises:
         UserError: Something is missing or of a wrong type.
     """
-    try:
+    with wrong_entries_in_words("bundle.json"):
         return _parse(raw)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"bundle.json: missing or wrong entry ({error}); export the bundle again") from None
+
+
+@contextmanager
+def wrong_entries_in_words(file: str | Path) -> Iterator[None]:
+    """Turns what Python raises over missing entries, wrong types and shapes that do not fit into one line."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{file}: missing or wrong entry ({error}); export the bundle again") from None
 
 
 def _parse(raw: Mapping[str, Any]) -> Contract:
     if raw["positions"] not in {"renumber", "keep"}:
         raise ValueError(f"positions {raw['positions']}")
     model, recipe, tokens = raw["model"], raw["recipe"], raw["tokens"]
-    keep = raw["positions"] == "keep"
+    keep, embedded, hidden = raw["positions"] == "keep", _whole(tokens, "embedded"), _whole(model, "hidden_size")
+    if embedded * hidden > LARGEST_IMAGE:
+        raise ValueError(f"{embedded} x {hidden} numbers for one picture")
     return Contract(
-        geometry=Geometry(int(model["image_token_id"]), int(tokens["embedded"]), int(tokens["patches"]), keep),
-        preprocess={key: raw["preprocess"][key] for key in PREPROCESS},
+        geometry=Geometry(_whole(model, "image_token_id", 0), embedded, _whole(tokens, "patches"), keep),
+        preprocess=_preprocess(raw["preprocess"]),
         eos=tuple(int(token) for token in model["eos_token_ids"]),
-        hidden_size=int(model["hidden_size"]),
-        kv_shape=(int(model["kv_heads"]), int(model["head_dim"])),
-        groups=tuple(range(*map(int, group["layers"])) for group in raw["groups"]),
+        hidden_size=hidden,
+        kv_shape=(_whole(model, "kv_heads", most=LARGEST_HEAD), _whole(model, "head_dim", most=LARGEST_HEAD)),
+        groups=tuple(_layers(group["layers"]) for group in raw["groups"]),
         inputs={name: tuple(i["name"] for i in part["inputs"]) for name, part in raw["parts"].items()},
-        images=int(recipe["images"]),
-        max_batch=int(recipe["max_batch"]),
-        max_length=int(recipe["max_length"]),
-        max_positions=int(model["max_positions"]),
+        images=_whole(recipe, "images"),
+        max_batch=_whole(recipe, "max_batch"),
+        max_length=_whole(recipe, "max_length"),
+        max_positions=_whole(model, "max_positions"),
     )
+
+
+def _whole(entry: Mapping[str, Any], key: str, least: int = 1, most: int = 2**31) -> int:
+    found = entry[key]
+    if type(found) is not int or not least <= found <= most:
+        raise ValueError(f"{key} {found!r}")
+    return found
+
+
+def _layers(ends: Sequence[int]) -> range:
+    first, end = ends
+    if not 0 <= first < end <= MOST_LAYERS:
+        raise ValueError(f"layers {ends}")
+    return range(first, end)
+
+
+def _preprocess(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked, because arithmetic on pictures would not notice."""
+    found = {key: raw[key] for key in PREPROCESS}
+    for key in found["size"]:
+        _whole(found["size"], key, most=LARGEST_SIDE)
+    for side in found["crop"] or ():
+        _whole({"crop": side}, "crop", most=LARGEST_SIDE)
+    _whole(found, "resample", 0, 5)
+    numbers = np.array([*found["mean"], *found["std"], found["rescale"]], np.float64)
+    if len(found["mean"]) != 3 or len(found["std"]) != 3 or not np.isfinite(numbers).all() or 0 in found["std"]:
+        raise ValueError("mean, std or rescale")
+    return found
 
 
 def engine_files(raw: Mapping[str, Any], target: str, dtype: str | None) -> tuple[str, dict[str, str]]:
@@ -93,15 +134,13 @@ def engine_files(raw: Mapping[str, Any], target: str, dtype: str | None) -> tupl
     Raises:
         UserError: The bundle has no such engines.
     """
-    try:
+    with wrong_entries_in_words("bundle.json"):
         if target not in raw["engines"]:
             raise UserError(f"the bundle has no engines for {target}; it has {', '.join(raw['engines'])}")
         built = raw["engines"][target]
         if dtype in {None, built["dtype"]}:
-            return built["dtype"], dict(built["files"])
+            return str(built["dtype"]), dict(built["files"])
         # Another precision needs no build where the graph itself is the engine.
         if any(Path(name).suffix != ".onnx" for name in built["files"].values()):
             raise UserError(f"the engines for {target} are {built['dtype']}, not {dtype}; build them in {dtype}")
         return str(dtype), {part: raw["parts"][part]["files"][str(dtype)] for part in built["files"]}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"bundle.json: no {dtype or 'usable'} files for {target} (entry {error})") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,9 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from engines.errors import UserError
 from engines.images import open_image
+from engines.json_file import read_json
 from engines.session import Session
 
 Array = NDArray[Any]
@@ -156,9 +158,20 @@ def _tokens(got: list[int], number: int, reference: Mapping[str, Array], bound: 
 
 
 def load(folder: Path, dtype: str) -> tuple[list[Case], list[dict[str, Array]]]:
-    """The saved cases and the reference of one precision."""
-    cases = [Case(**case) for case in json.loads((folder / "cases.json").read_text())]
-    flat = load_file(folder / f"reference.{dtype}.safetensors")
+    """The saved cases and the reference of one precision.
+
+    Raises:
+        UserError: a file is damaged, or names a picture that is not beside it.
+    """
+    cases = [Case(**case) for case in read_json(folder / "cases.json")]
+    for case in cases:
+        if Path(case.picture).name != case.picture:
+            raise UserError(f"{folder / 'cases.json'}: '{case.picture}' is not the name of a picture beside it")
+    path = folder / f"reference.{dtype}.safetensors"
+    try:
+        flat = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); export the bundle again") from None
     per_case = [{k.split("/", 1)[1]: v for k, v in flat.items() if k.startswith(f"{n}/")} for n in range(len(cases))]
     return cases, per_case
 

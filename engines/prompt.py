@@ -1,13 +1,15 @@
 """From a conversation to token ids and back: the checkpoint's own chat template and tokenizer."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from engines.errors import UserError
+from engines.json_file import read_object
 from engines.template import Template
 
 # LLaVA-1.5's form, for checkpoints without a template.
@@ -31,18 +33,22 @@ class Prompt:
         directory: Holds tokenizer.json, and perhaps chat_template.jinja and tokenizer_config.json, which
             names the special tokens that templates may use.
         image_token_id: The token that stands for one picture.
+        template: A chat template to use instead.
 
     Raises:
         UserError: A file is missing or damaged, or the tokenizer has no such token.
     """
 
-    def __init__(self, directory: Path, image_token_id: int) -> None:
-        self._tokenizer = _tokenizer(directory / "tokenizer.json")
+    def __init__(self, directory: Path, image_token_id: int, template: str | None = None) -> None:
+        self._path = directory / "tokenizer.json"
+        self._tokenizer = _tokenizer(self._path)
         image_token = self._tokenizer.id_to_token(image_token_id)
         if image_token is None:
-            raise UserError(f"{directory / 'tokenizer.json'}: has no token {image_token_id}, the image token")
+            raise UserError(f"{self._path}: has no token {image_token_id}, the image token")
         path = directory / "chat_template.jinja"
-        self._template = Template(_text(path) if path.exists() else DEFAULT_TEMPLATE)
+        if template is None:
+            template = read_text(path) if path.exists() else DEFAULT_TEMPLATE
+        self._template = Template(template)
         named = _named_tokens(directory / "tokenizer_config.json")
         self._values = {"tools": None, "documents": None, **named, "image_token": image_token}
         self._bos: str | None = named.get("bos_token")
@@ -63,13 +69,23 @@ class Prompt:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Tokenises rendered text; special tokens are added unless the template has written the first."""
+        """Tokenises rendered text; special tokens are added unless the template has written the first.
+
+        Raises:
+            UserError: The tokenizer contradicts itself.
+        """
         written = self._bos is not None and text.startswith(self._bos)
-        return list(self._tokenizer.encode(text, add_special_tokens=not written).ids)
+        with _faults_in_words(self._path):
+            return list(self._tokenizer.encode(text, add_special_tokens=not written).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Turns token ids into text without special tokens."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        """Turns token ids into text without special tokens.
+
+        Raises:
+            UserError: As `encode`.
+        """
+        with _faults_in_words(self._path):
+            return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 class Stream:
@@ -97,19 +113,12 @@ class Stream:
         return piece
 
 
-def _tokenizer(path: Path) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_str(_text(path))
-    except UserError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the library raises nothing more precise
-        raise UserError(f"{path}: not a tokenizer ({error})") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+def read_text(path: Path) -> str:
+    """The text of a file.
 
-
-def _text(path: Path) -> str:
+    Raises:
+        UserError: It cannot be read, is too large, or is not UTF-8.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path}: larger than {MAX_BYTES} bytes, which no tokenizer file is")
@@ -120,16 +129,31 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: not UTF-8 text; the bundle is damaged") from None
 
 
+def _tokenizer(path: Path) -> Tokenizer:
+    text = read_text(path)
+    with _faults_in_words(path):
+        tokenizer = Tokenizer.from_str(text)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+@contextmanager
+def _faults_in_words(path: Path) -> Iterator[None]:
+    """The library raises plain Exceptions, and its panics are not even those."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise UserError(f"{path}: not a tokenizer that works ({error})") from None
+        raise
+
+
 def _named_tokens(path: Path) -> dict[str, str]:
     """Reads the names of special tokens; each is a text or {"content": text}."""
     if not path.exists():
         return {}
-    try:
-        config = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: not a JSON object; the bundle is damaged")
+    config = read_object(path)
     tokens = {name: config.get(name) for name in NAMED_TOKENS}
     texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()}
     return {name: text for name, text in texts.items() if isinstance(text, str)}

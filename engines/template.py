@@ -1,7 +1,11 @@
 """Chat templates: untrusted Jinja, rendered in a sandbox that offers what such templates commonly use."""
 
 import json
+import resource
+import subprocess
+import sys
 from collections.abc import Mapping
+from subprocess import DEVNULL, PIPE
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes
@@ -15,36 +19,68 @@ from engines.errors import UserError
 
 # What a template can raise beside Jinja's own errors: it computes with the conversation.
 FAULTS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+MAX_CPU_S = 3
+MAX_MEMORY = 2**29
+MAX_TEXT = 2**20
 
 
 class Template:
-    """A compiled chat template.
+    """A chat template.
 
     Args:
         source: The Jinja text.
 
     Raises:
-        UserError: It is not valid Jinja, or fails or refuses a conversation while rendering.
+        UserError: It is not valid Jinja.
     """
 
     def __init__(self, source: str) -> None:
-        sandbox = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-        )
-        sandbox.filters["tojson"] = _to_json
-        sandbox.globals.clear()
-        sandbox.globals.update(range=safe_range, namespace=PlainNamespace, raise_exception=_refuse)
+        self._source = source
         try:
-            self._template = sandbox.from_string(source)
+            _sandbox().parse(source)  # no more: compiling computes constants
         except FAULTS as error:
             raise UserError(f"the chat template is not valid: {error}") from None
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """Renders the template with the given variables."""
-        try:
-            return self._template.render(values)
-        except FAULTS as error:
-            raise UserError(f"the chat template cannot render this conversation: {error}") from None
+        """Renders the template with the given variables.
+
+        A sandbox does not count time and memory, so this happens in a process of its own, which does.
+
+        Raises:
+            UserError: The template fails or refuses the conversation, or wants more than MAX_CPU_S or MAX_MEMORY.
+        """
+        # -P and -c: the user's folder, which may hold an `engines` of its own, stays off the module path
+        command = [sys.executable, "-P", "-c", "from engines.template import serve; serve()"]
+        request = json.dumps([self._source, dict(values)]).encode()
+        child = subprocess.run(command, input=request, stdout=PIPE, stderr=DEVNULL, check=False)
+        if child.returncode:
+            limits = f"{MAX_CPU_S} s of computing and {MAX_MEMORY >> 20} MiB"
+            raise UserError(f"the chat template cannot render this conversation within {limits}")
+        answer = json.loads(child.stdout)
+        if "error" in answer:
+            raise UserError(f"the chat template cannot render this conversation: {answer['error']}")
+        return str(answer["text"])
+
+
+def serve() -> None:
+    """Renders one template; runs in the child."""
+    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    source, values = json.load(sys.stdin)
+    try:
+        text = _sandbox().from_string(source).render(values)
+        answer = {"text": text} if len(text) <= MAX_TEXT else {"error": f"it writes more than {MAX_TEXT} characters"}
+    except FAULTS as error:
+        answer = {"error": str(error)[:300]}
+    json.dump(answer, sys.stdout)
+
+
+def _sandbox() -> ImmutableSandboxedEnvironment:
+    sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    sandbox.filters["tojson"] = _to_json
+    sandbox.globals.clear()
+    sandbox.globals.update(range=safe_range, namespace=PlainNamespace, raise_exception=_refuse)
+    return sandbox
 
 
 class Generation(Extension):

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from engines.errors import UserError
 
-NUMBER = re.compile(r"[+-]?(\d{1,9}(\.\d{0,9})?|\.\d{1,9})%?")
+NUMBER = re.compile(r"[+-]?(\d{1,9}(\.\d{0,9})?|\.\d{1,9})%?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Budget:
         """
         if not NUMBER.fullmatch(self.text):
             raise UserError(
-                f"--keep {self.text}: not a number; give a count (64), a ratio (0.11) or a percentage (11%)"
+                f"--keep '{self.text}': not a number; give a count (64), a ratio (0.11) or a percentage (11%)"
             )
         value = Fraction(self.text.rstrip("%"))
         ratio = "%" in self.text or "." in self.text

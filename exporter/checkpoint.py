@@ -10,6 +10,7 @@ from typing import Any
 
 from engines.bundle import hash_file
 from engines.errors import UserError
+from engines.json_file import read_object
 from exporter.cache import cached
 from exporter.shard import Tensor, read_header
 
@@ -17,7 +18,6 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 PICKLES = ("*.bin", "*.pt", "*.pth")
-LARGEST_JSON = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,14 @@ def find(model: str) -> Path:
     Raises:
         UserError: neither exists, or the hub cannot be reached.
     """
-    path = Path(model).expanduser()
-    if model and path.is_dir():
+    try:
+        path = Path(model).expanduser()
+        is_folder, is_file = bool(model) and path.is_dir(), path.is_file()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
+        raise UserError(f"'{model}' is no directory here: {error}") from None
+    if is_folder:
         return path
-    if path.is_file():
+    if is_file:
         raise UserError(f"{model} is a file: give the directory that holds config.json and the safetensors")
     if not HUB_ID.fullmatch(model):
         raise UserError(f"'{model}' is no directory here; give a checkpoint directory or a hub id 'org/name'")
@@ -72,7 +76,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         UserError: something is missing, truncated, inconsistent, or only there as a pickle.
     """
-    config = _json(folder / "config.json")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is not a checkpoint: it has no config.json")
+    config = read_object(folder / "config.json")
     wanted = _weight_map(folder)
     names = sorted(set(wanted.values())) if wanted else [SINGLE]
     headers = {name: _shard(folder, name) for name in names}
@@ -96,7 +102,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
         return {}
     if not (folder / INDEX).is_file():
         raise UserError(_no_weights(folder))
-    weight_map = _json(folder / INDEX).get("weight_map")
+    weight_map = read_object(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{folder / INDEX} has no weight_map")
     for name in weight_map.values():
@@ -112,21 +118,6 @@ def _no_weights(folder: Path) -> str:
             "with model.save_pretrained(..., safe_serialization=True)"
         )
     return f"{folder} has neither {SINGLE} nor {INDEX}"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of reasonable size."""
-    if not path.is_file():
-        raise UserError(f"{path.parent} is not a checkpoint: it has no {path.name}")
-    if path.stat().st_size > LARGEST_JSON:
-        raise UserError(f"{path} is too large ({path.stat().st_size} bytes)")
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return value
 
 
 def _download(model: str) -> Path:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
-import signal
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from engines.errors import UserError
 from exporter import __version__
+from exporter.last_words import last_words
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-ERRORS = Console(stderr=True)
 DTYPES = ["fp32", "fp16", "bf16"]
 HELP = {
     "model": "Checkpoint directory, hub id, demo or demo:llava-1.5.",
@@ -63,11 +63,19 @@ def tp_export(context: click.Context, /, debug: bool, **options: Any) -> None:
     Without a command it exports: --method and --keep say what, and a bundle of verified engines is left.
     """
     context.obj = debug
-    if context.invoked_subcommand is None:
-        if options["method"] is None:
-            click.echo(context.get_help())
-            return
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in options and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
+    if given and context.invoked_subcommand is not None:
+        raise UserError(f"{given[0]} belongs to an export: write the options of {context.invoked_subcommand} behind it")
+    if given and options["method"] is None:
+        raise UserError("--method is missing: say how tokens are selected (tp-export methods lists all)")
+    if given:
         _export(**options)
+    elif context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def _export(output: Path | None, force: bool, accept_parity: bool, params: tuple[str, ...], **options: Any) -> None:
@@ -114,15 +122,17 @@ def methods(name: str | None) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 def inspect(bundle: Path) -> None:
     """Show what a bundle holds."""
-    import json
-
     from engines.bundle import open_bundle
+    from engines.contract import wrong_entries_in_words
+    from engines.json_file import read_object
     from engines.summary import details, summary
     from engines.tables import print_tables
 
     opened = open_bundle(bundle)
-    parity = json.loads((bundle / "parity.json").read_text(encoding="utf-8"))
-    print_tables([*summary(opened.contract, parity, []), *details(opened.contract)], Console())
+    parity = read_object(bundle / "parity.json")
+    with wrong_entries_in_words(bundle):
+        tables = [*summary(opened.contract, parity, []), *details(opened.contract)]
+    print_tables(tables, Console())
 
 
 @tp_export.command()
@@ -175,7 +185,7 @@ def run(bundle: Path, images: tuple[Path, ...], prompts: tuple[str, ...], max_ne
     target = sampling.pop("target")
     sampler, pictures = Sampler(**sampling), [open_image(path) for path in images]
     chat = Chat(Session.open(bundle, target))
-    for question in prompts or (line.strip() for line in sys.stdin):
+    for question in prompts or (line.strip() for line in sys.stdin or ()):
         for piece in chat.ask(question, pictures, max_new_tokens, sampler):
             click.echo(piece, nl=False)
         click.echo()
@@ -196,34 +206,10 @@ def doctor() -> None:
 
 
 def main() -> NoReturn:
-    """The console script: every mistake is one line, exit code 2; an error of ours is one line, exit code 1."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    debug = "--debug" in sys.argv
-    try:
-        tp_export.main(standalone_mode=False)
-    except click.exceptions.Exit as leave:
-        sys.exit(leave.exit_code)
-    except click.ClickException as error:
-        _fail(error.format_message(), 2, debug=debug)
-    except (UserError, OSError) as error:
-        _fail(str(error), 2, debug=debug)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; what was there before is untouched", 130, debug=debug)
-    except Exception as error:  # noqa: BLE001 - the last line of defence
-        _fail(
-            f"internal error: {type(error).__name__}: {str(error).splitlines()[:1]}; --debug shows where",
-            1,
-            debug=debug,
-        )
+    """The console script."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal cannot show must not end an answer
+    with last_words(debug="--debug" in sys.argv):
+        tp_export.main(prog_name="tp-export", standalone_mode=False)
     sys.exit(0)
-
-
-def _fail(message: str, code: int, *, debug: bool) -> NoReturn:
-    if debug:
-        traceback.print_exc()
-    ERRORS.print(f"tp-export: {' '.join(message.split())}", markup=False, highlight=False, soft_wrap=True)
-    sys.exit(code)
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt

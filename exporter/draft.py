@@ -5,27 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from engines.errors import UserError
 from engines.gpus import gpu_named
+from engines.parts import FLOATS
 from engines.registry import Dtype, Target, engine, parse_targets
 from exporter.attention import register
 from exporter.budget import Budget
 from exporter.checkpoint import Checkpoint, find, open_checkpoint
-from exporter.demo import NAMES, demo_checkpoint
+from exporter.clip_processor import output_size
+from exporter.config import refusals_in_words
+from exporter.demo import DEMO, demo_checkpoint
 from exporter.family import Facts, Family
+from exporter.furnish import check_prompt
 from exporter.plan import TENSORRT_TOP_K, largest_top_k, make_plan, tokens_after
 from exporter.recipe import Recipe
 from exporter.reducer import Reducer, Shape, Stage
 from exporter.registry import family as family_of
 from exporter.registry import method
-from exporter.weights import match
+from exporter.weights import match, widest
 
 PRECISIONS: Mapping[str, Dtype] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 LONGEST = 2048  # default of --max-length: enough for one picture and a long talk
+ANSWER = 32  # tokens of an answer that must find room
+LARGEST_CACHE = 2**31 - 1  # slots of a whole batch: indices of 32 bits reach them
 
 
 @dataclass(frozen=True)
@@ -51,25 +58,18 @@ class Draft:
         Raises:
             UserError: the first thing that is wrong.
         """
+        _check_recipe(recipe)
         reducer = method(recipe.method, recipe.params)
-        gpu_named(recipe.gpu)
-        if (recipe.method == "none") != (recipe.keep is None):
-            raise UserError(
-                "--method none keeps every patch: leave --keep out"
-                if recipe.keep
-                else f"--method {recipe.method}: give a budget with --keep, such as --keep 64 or --keep 11%"
-            )
         targets = tuple(parse_targets(recipe.targets))
-        built_in = recipe.model in NAMES or recipe.model.startswith("demo:")
-        folder = demo_checkpoint(recipe.model) if built_in else find(recipe.model)
+        folder = _folder(recipe.model)
         checkpoint = open_checkpoint(folder)
         family = family_of(checkpoint.config, str(folder))
         config = family.load_config(folder)
-        with torch.device("meta"):
+        with refusals_in_words(folder / "config.json"), torch.device("meta"):
             empty = family(config, family.empty(config, torch.float32, register()))
-        stored = PRECISIONS[next(iter(match(empty, checkpoint).values())).dtype]
         shape = empty.shape(recipe.images)
-        stages = make_plan(recipe.method, reducer, shape, Budget(recipe.keep or "100%"))
+        stages = make_plan(recipe.method, reducer, shape, Budget("100%" if recipe.keep is None else recipe.keep))
+        stored = PRECISIONS[widest(match(empty, checkpoint))]
         draft = cls(
             recipe,
             checkpoint,
@@ -92,24 +92,47 @@ class Draft:
         Raises:
             UserError: a budget that TensorRT cannot build, a precision no target takes, too short a cache.
         """
-        if any(t.name.startswith("trt") for t in self.targets) and largest_top_k(self.stages) > TENSORRT_TOP_K:
+        for target in self.targets:
+            self._check_target(target)
+        if (size := output_size(self.preprocess)) != self.facts.image_size:
+            raise UserError(
+                f"{self.checkpoint.dir}: preprocessor_config.json makes pictures of {size or 'any size'}, "
+                f"config.json wants {self.facts.image_size} (height, width)"
+            )
+        self._check_room()
+
+    def _check_target(self, target: Target) -> None:
+        precision = self.precision(target)
+        if target.name.startswith("trt") and largest_top_k(self.stages) > TENSORRT_TOP_K:
             raise UserError(
                 f"--keep {self.recipe.keep}: TensorRT's TopK takes at most {TENSORRT_TOP_K}; "
                 "keep fewer, or use --target ort-cpu"
             )
-        if self.recipe.max_batch < 1 or self.images < 1:
-            raise UserError("--max-batch and --images must be at least 1")
-        need = self.images * self.tokens + 2
-        if not need <= self.length <= self.facts.max_positions:
+        if target.name.startswith("ort") and precision not in FLOATS:
+            raise UserError(f"--dtype {precision}: {target.name} computes in {' or '.join(FLOATS)}; leave --dtype out")
+
+    def _check_room(self) -> None:
+        """A question about the pictures and its answer fit into the cache and the model's positions."""
+        asked = check_prompt(self.checkpoint.dir, self.facts.image_token_id) + ANSWER
+        need, limit = self.images * self.tokens + asked, self.facts.max_positions
+        if need > limit:
             raise UserError(
-                f"--max-length {self.length}: must lie between {need} (pictures and a word) "
-                f"and the model's {self.facts.max_positions}"
+                f"--keep and --images: pictures and a question take {need} tokens, the model's limit is {limit}"
+            )
+        if not need <= self.length <= limit:
+            raise UserError(
+                f"--max-length {self.length}: must lie between {need} (pictures and a question) and the model's {limit}"
+            )
+        if self.recipe.max_batch * self.length > LARGEST_CACHE:
+            raise UserError(
+                f"--max-batch {self.recipe.max_batch}: at most {LARGEST_CACHE // self.length} at this length"
             )
 
     @property
     def length(self) -> int:
         """Most cache slots of one sequence."""
-        return self.recipe.max_length or min(self.facts.max_positions, LONGEST)
+        given = self.recipe.max_length
+        return min(self.facts.max_positions, LONGEST) if given is None else given
 
     @property
     def images(self) -> int:
@@ -139,3 +162,21 @@ class Draft:
     def hashes(self) -> list[str]:
         """sha256 of every shard."""
         return [self.checkpoint.content_hash(file) for file in self.checkpoint.files]
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    """What is wrong whatever the model is."""
+    gpu_named(recipe.gpu)
+    if recipe.method == "none" and recipe.keep is not None:
+        raise UserError("--method none keeps every patch: leave --keep out")
+    if recipe.method != "none" and recipe.keep is None:
+        raise UserError(f"--method {recipe.method}: give a budget with --keep, such as --keep 64 or --keep 11%")
+    for option, value in (("--max-batch", recipe.max_batch), ("--images", recipe.images)):
+        if value < 1:
+            raise UserError(f"{option} {value}: must be at least 1")
+
+
+def _folder(model: str) -> Path:
+    """The checkpoint's directory: a built-in one, one of this machine, or one from the hub."""
+    built_in = model == DEMO or model.startswith(f"{DEMO}:")
+    return demo_checkpoint(model) if built_in else find(model)

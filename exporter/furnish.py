@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from engines.errors import UserError
+from engines.json_file import read_object
+from engines.prompt import Prompt, read_text
 from exporter.publish import place
 
+TOKENIZER = "tokenizer.json"
 TEXTS = (
     "config.json",
     "generation_config.json",
@@ -16,47 +17,58 @@ TEXTS = (
     "special_tokens_map.json",
     "preprocessor_config.json",
 )
-LARGEST_TEXT = 200_000_000
 
 
 def furnish(checkpoint: Path, shards: list[str], root: Path) -> None:
-    """Copy shards beside the graphs-to-be, and everything that the runtime reads, into `root`.
-
-    Raises:
-        UserError: there is no tokenizer.json.
-    """
+    """Copy shards beside the graphs-to-be, and everything that the runtime reads, into `root`."""
     (root / "onnx").mkdir()
     for shard in shards:
         place((checkpoint / shard).resolve(), root / "onnx" / shard)
-    if not (checkpoint / "tokenizer.json").is_file():
-        raise UserError(
-            f"{checkpoint}: no tokenizer.json; save the tokenizer with transformers' save_pretrained, which writes it"
-        )
-    for name in ("tokenizer.json", *TEXTS):
-        path = checkpoint / name
-        if path.is_file() and path.stat().st_size < LARGEST_TEXT:
-            place(path.resolve(), root / name)
-    if template := chat_template(checkpoint):
+    for name in (TOKENIZER, *TEXTS):
+        if (checkpoint / name).is_file():
+            place((checkpoint / name).resolve(), root / name)
+    template = chat_template(checkpoint)
+    if template is not None:
         (root / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
 def chat_template(checkpoint: Path) -> str | None:
-    """The chat template, from any of the places where checkpoints keep it; None if there is none."""
+    """The chat template, from any of the places where checkpoints keep it; None if there is none.
+
+    Raises:
+        UserError: a file is damaged, or its template is no text.
+    """
     own = checkpoint / "chat_template.jinja"
     if own.is_file():
-        return own.read_text(encoding="utf-8")
+        return read_text(own)
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        stored = _object(checkpoint / name).get("chat_template")
+        path = checkpoint / name
+        stored = read_object(path).get("chat_template") if path.is_file() else None
+        if isinstance(stored, list):  # several by name
+            stored = next((t.get("template") for t in stored if isinstance(t, dict) and t.get("name") == "default"), 0)
         if isinstance(stored, str):
             return stored
+        if stored is not None:
+            raise UserError(f"{path}: chat_template is neither a text nor a list with a 'default' one")
     return None
 
 
-def _object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
-    return found if isinstance(found, dict) else {}
+def check_prompt(checkpoint: Path, image_token_id: int) -> int:
+    """Asks about one picture with the checkpoint's own template and tokenizer; returns how many tokens that is.
+
+    Raises:
+        UserError: one of them is missing or damaged, or they do not write the picture as one image token.
+    """
+    if not (checkpoint / TOKENIZER).is_file():
+        raise UserError(
+            f"{checkpoint}: no {TOKENIZER}; save the tokenizer with transformers' save_pretrained, which writes it"
+        )
+    prompt = Prompt(checkpoint, image_token_id, chat_template(checkpoint))
+    content = [{"type": "image"}, {"type": "text", "text": "what color is the star ?"}]
+    ids = prompt.encode(prompt.render([{"role": "user", "content": content}]))
+    if (places := ids.count(image_token_id)) != 1:
+        raise UserError(
+            f"{checkpoint}: template and tokenizer write one picture as {places} tokens of number {image_token_id}, "
+            "config.json's image token: it must be one"
+        )
+    return len(ids)

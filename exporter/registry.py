@@ -13,6 +13,7 @@ from engines.errors import UserError
 from exporter import methods, models
 from exporter.family import Family
 from exporter.reducer import Reducer
+from exporter.section import shown
 
 
 def method_names() -> list[str]:
@@ -64,13 +65,12 @@ def family(config: Mapping[str, Any], where: str) -> type[Family]:
     """
     found = [importlib.import_module(f"exporter.models.{m.name}").FAMILY for m in pkgutil.iter_modules(models.__path__)]
     named = config.get("architectures")
-    wanted = named if isinstance(named, list) else []
     for candidate in found:
-        if set(candidate.architectures) & {str(name) for name in wanted}:
+        if isinstance(named, list) and any(name in named for name in candidate.architectures):
             assert isinstance(candidate, type)
             assert issubclass(candidate, Family)
             return candidate
     supported = ", ".join(sorted(name for candidate in found for name in candidate.architectures))
     raise UserError(
-        f"{where}/config.json: architecture {wanted or 'not named'} is not supported; supported: {supported}"
+        f"{where}/config.json: architectures is {shown(named)}, which is not supported; supported: [{supported}]"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,6 +44,14 @@ def _check(name: str, parameter: torch.Tensor, tensor: StoredTensor | None, chec
         )
     if tensor.dtype not in STORED:
         raise UserError(f"{where}/{tensor.file}: {name} is {tensor.dtype}; supported: {', '.join(STORED)}")
+
+
+def widest(parameters: Mapping[str, StoredTensor]) -> str:
+    """The dtype that most bytes of a checkpoint are stored in."""
+    sums = Counter[str]()
+    for tensor in parameters.values():
+        sums[tensor.dtype] += tensor.nbytes
+    return sums.most_common(1)[0][0]
 
 
 def attach(model: ir.Model, parameters: Mapping[str, StoredTensor], shards: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,11 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from engines.errors import UserError
 from engines.flops import Geometry
+from engines.json_file import read_object
 from exporter.attention import Tape
+from exporter.clip_processor import clip_processor
+from exporter.config import check_clip, check_llama, check_projector, refusals_in_words, stop_tokens
 from exporter.family import Facts, Family, Widths
 from exporter.reducer import QKV, Grid, Shape
+from exporter.section import Section
 from exporter.stack import Block, Rope, Stack
 
 # Stored names differ by who saved the file: the hub's, and transformers 5's with and without its `model.` prefix.
@@ -38,18 +40,11 @@ class Llava(Family):
         """The checkpoint's `LlavaConfig`, checked for what this family can export."""
         from transformers import LlavaConfig
 
-        config = LlavaConfig.from_pretrained(str(directory), local_files_only=True)
-        for name, want in (("vision_config", "clip_vision_model"), ("text_config", "llama")):
-            found = getattr(config, name).model_type
-            if found != want:
-                raise UserError(f"{directory}/config.json: {name}.model_type is {found}; supported: {want}")
-        if not isinstance(config.vision_feature_layer, int) or config.vision_feature_select_strategy != "default":
-            raise UserError(
-                f"{directory}/config.json: needs one vision_feature_layer and the 'default' select strategy"
-            )
-        layers = config.vision_config.num_hidden_layers
-        if not -layers <= config.vision_feature_layer <= -1:
-            raise UserError(f"{directory}/config.json: vision_feature_layer must lie in -{layers} … -1")
+        path = directory / "config.json"
+        _check_kind(Section(path, "", read_object(path)))
+        with refusals_in_words(path):
+            config = LlavaConfig.from_pretrained(str(directory), local_files_only=True)
+        _check_values(path, config)
         return config
 
     @classmethod
@@ -96,16 +91,12 @@ class Llava(Family):
     def facts(self, directory: Path) -> Facts:
         """Ids from the config and the generation config."""
         text, vision = self.config.text_config, self.config.vision_config
-        generation = directory / "generation_config.json"
-        stored = json.loads(generation.read_text()) if generation.is_file() else {}
-        eos = stored.get("eos_token_id", text.eos_token_id)
         shape = self.shape(1)
-        pad = text.pad_token_id if text.pad_token_id is not None else 0
         return Facts(
             family="llava",
             image_token_id=self.config.image_token_id,
-            eos_token_ids=tuple(eos) if isinstance(eos, list) else (eos,),
-            pad_token_id=pad,
+            eos_token_ids=stop_tokens(directory, text),
+            pad_token_id=text.pad_token_id or 0,
             vocab_size=text.vocab_size,
             hidden_size=text.hidden_size,
             patches=shape.patches,
@@ -135,20 +126,7 @@ class Llava(Family):
     @staticmethod
     def preprocess(directory: Path) -> Mapping[str, Any]:
         """CLIP's image processor: resize, optional centre crop, rescale, normalise."""
-        path = directory / "preprocessor_config.json"
-        if not path.is_file():
-            raise UserError(
-                f"{directory}: no preprocessor_config.json; the checkpoint does not say how pictures are prepared"
-            )
-        stored = json.loads(path.read_text())
-        return {
-            "size": _size(stored.get("size", {"shortest_edge": 224})),
-            "crop": _crop(stored.get("crop_size", 224)) if stored.get("do_center_crop", True) else None,
-            "resample": int(stored.get("resample", 3)),
-            "rescale": float(stored.get("rescale_factor", 1 / 255)),
-            "mean": [float(v) for v in stored["image_mean"]],
-            "std": [float(v) for v in stored["image_std"]],
-        }
+        return clip_processor(directory)
 
     def geometry(self, tokens: int) -> Geometry:
         """Widths and depths for FLOP counts, `tokens` rows through the projector."""
@@ -284,14 +262,26 @@ def _llama_block(layer: Any) -> Block:
     return Block(layer.input_layernorm, attention, layer.post_attention_layernorm, layer.mlp)
 
 
-def _size(stored: Any) -> dict[str, int]:
-    if isinstance(stored, int):
-        return {"shortest_edge": stored}
-    return {key: int(value) for key, value in stored.items() if key in {"shortest_edge", "height", "width"}}
+def _check_kind(stored: Section) -> None:
+    """The kinds of model that a config.json names, before transformers looks for others in it."""
+    stored.one_of("model_type", ("llava",), default="llava")
+    if stored.get("quantization_config", None):
+        raise stored.wrong("quantization_config", "is set: quantized weights are not supported")
+    for name, want in (("vision_config", "clip_vision_model"), ("text_config", "llama")):
+        part = Section(stored.path, name, stored.get(name, {}))
+        if isinstance(part.values, dict):  # transformers says what it makes of anything else
+            part.one_of("model_type", (want,), default=want)
 
 
-def _crop(stored: Any) -> list[int]:
-    return [stored, stored] if isinstance(stored, int) else [int(stored["height"]), int(stored["width"])]
+def _check_values(path: Path, config: Any) -> None:
+    """The numbers and names of a loaded config."""
+    whole = Section(path, "", config)
+    check_clip(Section(path, "vision_config", config.vision_config))
+    check_llama(Section(path, "text_config", config.text_config))
+    check_projector(whole)
+    whole.whole("image_token_id", least=0, most=config.text_config.vocab_size - 1)
+    whole.one_of("vision_feature_select_strategy", ("default",))
+    whole.whole("vision_feature_layer", least=-config.vision_config.num_hidden_layers, most=-1)
 
 
 FAMILY = Llava

@@ -122,7 +122,7 @@ def test_stored_truncation_and_padding_are_ignored(bundle):
         ("tokenizer.json", None, "cannot be read"),
         ("tokenizer.json", b"{}", "not a tokenizer"),
         ("chat_template.jinja", b"\xff\xfe", "not UTF-8"),
-        ("tokenizer_config.json", b"{", "not JSON"),
+        ("tokenizer_config.json", b"{", "not valid JSON"),
         ("tokenizer_config.json", b"[]", "not a JSON object"),
     ],
 )
