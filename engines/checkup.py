@@ -23,7 +23,7 @@ def check(bundle: Bundle) -> Iterator[tuple[str, list[Row]]]:
         UserError: a file is not what was exported, or ONNX Runtime refuses a graph.
     """
     verify(bundle, full=True)
-    for name in sorted(bundle.contract["files"]):
+    for name in sorted(bundle.contract["files"], key=lambda name: (".fp32." not in name, name)):
         if name.startswith("parity/reference.") and name.endswith(".safetensors"):
             dtype = name.split(".")[1]
             yield dtype, check_precision(bundle, dtype)

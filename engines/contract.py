@@ -135,12 +135,17 @@ def engine_files(raw: Mapping[str, Any], target: str, dtype: str | None) -> tupl
         UserError: The bundle has no such engines.
     """
     with wrong_entries_in_words("bundle.json"):
+        if target == "ort-cpu":  # its engines are the graphs, always there
+            return _graphs(raw["parts"], dtype or "fp32")
         if target not in raw["engines"]:
             raise UserError(f"the bundle has no engines for {target}; it has {', '.join(raw['engines'])}")
         built = raw["engines"][target]
         if dtype in {None, built["dtype"]}:
             return str(built["dtype"]), dict(built["files"])
-        # Another precision needs no build where the graph itself is the engine.
-        if any(Path(name).suffix != ".onnx" for name in built["files"].values()):
-            raise UserError(f"the engines for {target} are {built['dtype']}, not {dtype}; build them in {dtype}")
-        return str(dtype), {part: raw["parts"][part]["files"][str(dtype)] for part in built["files"]}
+        raise UserError(f"the engines for {target} are {built['dtype']}, not {dtype}; build them in {dtype}")
+
+
+def _graphs(parts: Mapping[str, Any], dtype: str) -> tuple[str, dict[str, str]]:
+    if any(dtype not in part["files"] for part in parts.values()):
+        raise UserError(f"the bundle has no {dtype} files: export it with a target or --dtype that computes in {dtype}")
+    return dtype, {name: part["files"][dtype] for name, part in parts.items()}

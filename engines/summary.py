@@ -3,48 +3,53 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engines.ceiling import OUTPUTS, Ceiling, ridge
+from engines.ceiling import OUTPUTS, Ceiling, ceiling, ridge
+from engines.flops import Geometry
 from engines.tables import Table
 from engines.units import amount, milliseconds, size, times
 
 Json = Mapping[str, Any]
 PARITY = ("level", "dtype", "engine", "what", "value", "threshold", "verdict")
+TEXT = 40  # words around the picture in the cost tables
+SPEED = "ONNX Runtime, CPU, fp32, batch 1; both sides alternate in one run; median of the rounds."
 ROOFLINE = (
     "The longer of computing and reading, both sides: a limit, not a forecast. Below the ridge (tokens in "
     "the whole batch) prefill waits for the weights, and fewer tokens save no more time."
 )
 
 
-def summary(bundle: Json, parity: Json, ceilings: Sequence[Ceiling]) -> list[Table]:
+def summary(bundle: Json, parity: Json) -> list[Table]:
     """Make the tables of a finished export.
 
     Args:
         bundle: The content of bundle.json.
-        parity: The content of parity.json: its "rows" have the keys PARITY.
-        ceilings: One for each GPU of interest, all of the same model and budget; may be empty.
+        parity: The content of parity.json: its "rows" have the keys PARITY, "speed" those of `engines.measure.Pair`.
     """
-    tables = [costs(bundle, ceilings), engines(bundle), parity_table(parity)]
-    return tables + ([ceiling_table(ceilings)] if ceilings else [])
+    limit = ceiling_of(bundle)
+    tables = [costs(bundle, limit), engines(bundle), parity_table(parity)]
+    measured = [speed_table(parity["speed"])] if parity.get("speed") else []
+    return [*tables, *measured, ceiling_table(limit)]
 
 
-def costs(bundle: Json, ceilings: Sequence[Ceiling]) -> Table:
-    """Tokens, FLOPs and cache, before and after; the costs come from the first ceiling."""
+def ceiling_of(bundle: Json) -> Ceiling:
+    """The most that a bundle's budget can give on the GPU that its recipe names, with forty words of text."""
+    geometry = Geometry(**bundle["geometry"])
+    kept = [group["tokens"] for group in bundle["groups"] for _ in range(*group["layers"])]
+    return ceiling(geometry, bundle["tokens"]["patches"], kept, TEXT, bundle["recipe"]["gpu"])
+
+
+def costs(bundle: Json, limit: Ceiling) -> Table:
+    """Tokens, FLOPs and cache, before and after."""
     patches, kept = bundle["tokens"]["patches"], _mean_tokens(bundle["groups"])
-    rows = [("tokens per image in the decoder", str(patches), f"{kept:g}", times(patches / kept))]
-    if ceilings:
-        limit = ceilings[0]
-        before, after = limit.before, limit.after
-        both = [side.llm_flops + side.vision_flops for side in (before, after)]
-        rows += [
-            _change("decoder prefill", before.llm_flops, after.llm_flops),
-            _change("vision and prefill", *both),
-            (
-                "key-value cache",
-                size(before.kv_bytes),
-                size(after.kv_bytes),
-                times(before.kv_bytes / after.kv_bytes),
-            ),
-        ]
+    before, after = limit.before, limit.after
+    both = [side.llm_flops + side.vision_flops for side in (before, after)]
+    cache = (size(before.kv_bytes), size(after.kv_bytes), times(before.kv_bytes / after.kv_bytes))
+    rows = [
+        ("tokens per image in the decoder", str(patches), f"{kept:g}", times(patches / kept) if kept else "-"),
+        _change("decoder prefill", before.llm_flops, after.llm_flops),
+        _change("vision and prefill", *both),
+        ("key-value cache", *cache),
+    ]
     nodes = ", ".join(f"{name} {part['traced_nodes']} -> {part['nodes']}" for name, part in bundle["parts"].items())
     note = f"Graph nodes, traced -> published: {nodes}."
     return Table("Before and after", ("one prompt", "before", "after", "ratio"), tuple(rows), note)
@@ -61,7 +66,10 @@ def engines(bundle: Json) -> Table:
                 "-" if built is None else f"{built:.1f} s", "-" if fused is None else _kernels(fused),
             ))  # fmt: skip
     columns = ("target", "part", "dtype", "size", "build", "fused attention")
-    note = "ONNX parts read their weights from the shards beside them."
+    note = (
+        "ONNX parts read their weights from the shards beside them. Fused attention: layers that became one kernel, "
+        "gemm for prompts, gemv for single tokens."
+    )
     if unrun := [target for target in bundle["engines"] if target.startswith("trt")]:
         note += f" {', '.join(unrun)}: built here, not run: that takes an NVIDIA GPU."
     return Table("Engines", columns, tuple(rows), note)
@@ -73,26 +81,38 @@ def parity_table(parity: Json) -> Table:
     return Table("Parity with PyTorch", PARITY, rows, f"Verdict: {parity['verdict']}.")
 
 
-def ceiling_table(ceilings: Sequence[Ceiling]) -> Table:
-    """The most that this budget can give, GPU by GPU."""
-    answers = [f"answer of {n}" for n in OUTPUTS[1:]]
-    columns = ("GPU", "batch", "ridge", "unpruned", "pruned", "prefill", "first token", *answers)
+def speed_table(pairs: Sequence[Json]) -> Table:
+    """Dense and pruned engines, timed side by side."""
     rows = tuple(
         (
-            limit.gpu.name,
-            str(limit.batch),
-            f"{ridge(limit.gpu, limit.weight_bytes):.0f}",
-            milliseconds(limit.before.prefill_s),
-            milliseconds(limit.after.prefill_s),
-            times(limit.prefill_speedup),
-            times(limit.ttft_speedup),
-            *(times(limit.total_speedup(n)) for n in OUTPUTS[1:]),
+            pair["what"],
+            f"{pair['dense_s'] * 1e3:.1f} ms",
+            f"{pair['pruned_s'] * 1e3:.1f} ms",
+            times(pair["ratio"]),
+            f"{times(pair['least'])} to {times(pair['most'])}",
         )
-        for limit in ceilings
+        for pair in pairs
     )
-    chips = [limit.gpu for limit in ceilings]
-    peaks = "; ".join(f"{gpu.name} {gpu.tflops:g} TFLOP/s, {gpu.gbps:g} GB/s ({gpu.source})" for gpu in chips)
-    return Table("Ceiling", columns, rows, f"{ROOFLINE} Peaks: {peaks}.")
+    columns = ("on the exporting machine", "dense", "pruned", "ratio", "spread")
+    return Table("Measured", columns, rows, SPEED)
+
+
+def ceiling_table(limit: Ceiling) -> Table:
+    """The most that this budget can give on one GPU."""
+    gpu, answers = limit.gpu, OUTPUTS[1:]
+    columns = ("GPU", "batch", "ridge", "dense", "pruned", "prefill", "1 token", *(f"{n} tokens" for n in answers))
+    row = (
+        gpu.name,
+        str(limit.batch),
+        f"{ridge(gpu, limit.weight_bytes):.0f}",
+        milliseconds(limit.before.prefill_s),
+        milliseconds(limit.after.prefill_s),
+        times(limit.prefill_speedup),
+        times(limit.ttft_speedup),
+        *(times(limit.total_speedup(n)) for n in answers),
+    )
+    peaks = f"{gpu.name} {gpu.tflops:g} TFLOP/s, {gpu.gbps:g} GB/s ({gpu.source})"
+    return Table("Ceiling", columns, (row,), f"{ROOFLINE} Peaks: {peaks}.")
 
 
 def details(bundle: Json) -> list[Table]:

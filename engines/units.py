@@ -18,8 +18,8 @@ def size(count: float) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """Write seconds as '3.09 ms'."""
-    return f"{_three(seconds * 1e3)} ms"
+    """Write seconds as '3.09 ms', very short times as '0.59 µs'."""
+    return f"{_three(seconds * 1e3)} ms" if seconds >= 1e-4 else f"{_three(seconds * 1e6)} µs"
 
 
 def times(ratio: float) -> str:

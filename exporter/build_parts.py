@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from engines.errors import UserError
 from exporter.attention import register
 from exporter.cache import cached, source_hash
 from exporter.draft import Draft
@@ -102,7 +103,11 @@ class Tracer:
     def _make(self, make: Callable[[Job], Part], place: Path) -> None:
         family, mode, parameters = self._set_up()
         part = make(Job(family, self.draft.reducer, self.draft.stages, self.draft.images))
-        model = trace(part, self.dtype, mode)
+        try:
+            model = trace(part, self.dtype, mode)
+        except (RuntimeError, ValueError, TypeError) as error:  # what torch.export and the exporter raise
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"part '{part.name}' in {self.dtype} cannot be traced: {reason}") from error
         attach(model, parameters, self.shards)
         part.found.facts["traced_nodes"] = len(model.graph)
         optimise(model)

@@ -22,8 +22,8 @@ def listing() -> Table:
 def describe(name: str) -> str:
     """One method in full: its own docstring, the paper, and where it departs from the authors' code."""
     found = method_class(name)
-    source = f"arXiv {found.arxiv}" if found.arxiv else ""
-    lines = [f"{found.title}: {found.paper} {source}".rstrip(), "", inspect.cleandoc(found.__doc__ or "")]
+    source = f" (arXiv {found.arxiv})" if found.arxiv else ""
+    lines = [f"{found.title}: {found.paper}{source}", "", inspect.cleandoc(found.__doc__ or "")]
     lines += [
         "",
         f"Site: {found.site}. Positions: {found.positions}. Parameters: {_defaults(found) or 'none'}.",

@@ -40,7 +40,7 @@ def _option(name: str, *more: str, **settings: Any) -> Callable[[Command], Comma
     return click.option(f"--{name}", *more, help=HELP[name], **settings)
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tp-export")
 @click.option("--debug", is_flag=True, help="Show where an error came from.")
 @_option("model", default="demo", show_default=True)
@@ -80,16 +80,16 @@ def tp_export(context: click.Context, /, debug: bool, **options: Any) -> None:
 
 def _export(output: Path | None, force: bool, accept_parity: bool, params: tuple[str, ...], **options: Any) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from engines.summary import summary
     from engines.tables import print_tables
     from exporter.export import export
-    from exporter.outcome import tables
     from exporter.recipe import Recipe
 
     recipe = Recipe(**options, params=_params(params))
     console = Console()
     outcome = export(recipe, output or Path(recipe.name), console, force=force, accept=accept_parity)
     console.print()
-    print_tables(tables(outcome.contract, outcome.parity, outcome.ceilings, outcome.speed), console)
+    print_tables(summary(outcome.contract, outcome.parity), console)
     place = str(outcome.path)
     console.print(f"{place}: parity {outcome.parity['verdict']}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Look at {place}/preview.png and {place}/report.html", markup=False, highlight=False, soft_wrap=True)
@@ -131,7 +131,7 @@ def inspect(bundle: Path) -> None:
     opened = open_bundle(bundle)
     parity = read_object(bundle / "parity.json")
     with wrong_entries_in_words(bundle):
-        tables = [*summary(opened.contract, parity, []), *details(opened.contract)]
+        tables = [*details(opened.contract), *summary(opened.contract, parity)]
     print_tables(tables, Console())
 
 
@@ -185,7 +185,9 @@ def run(bundle: Path, images: tuple[Path, ...], prompts: tuple[str, ...], max_ne
     target = sampling.pop("target")
     sampler, pictures = Sampler(**sampling), [open_image(path) for path in images]
     chat = Chat(Session.open(bundle, target))
-    for question in prompts or (line.strip() for line in sys.stdin or ()):
+    if not prompts and sys.stdin and sys.stdin.isatty():
+        click.echo("Ask; an empty line is passed over, end with Ctrl-D.", err=True)
+    for question in prompts or filter(None, (line.strip() for line in sys.stdin or ())):
         for piece in chat.ask(question, pictures, max_new_tokens, sampler):
             click.echo(piece, nl=False)
         click.echo()

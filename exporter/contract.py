@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from torch import nn
+
 from engines.bundle import FORMAT
+from engines.flops import Geometry
 from exporter import __version__
 from exporter.build_parts import VERSIONS, Built
 from exporter.draft import Draft
@@ -23,6 +26,7 @@ def contract(draft: Draft, parts: Mapping[str, Mapping[str, Built]], engines: Ma
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": {**asdict(draft.recipe), "images": draft.images, "max_length": draft.length},
         "model": {"name": draft.recipe.model, **asdict(draft.facts)},
+        "geometry": asdict(geometry(draft, draft.tokens)),
         "plan": [asdict(stage) for stage in draft.stages],
         "tokens": {"patches": draft.shape.patches, "embedded": draft.tokens},
         "positions": draft.reducer.positions,
@@ -32,6 +36,11 @@ def contract(draft: Draft, parts: Mapping[str, Mapping[str, Built]], engines: Ma
         "engines": dict(engines),
         "versions": {package: version(package) for package in VERSIONS},
     }
+
+
+def geometry(draft: Draft, tokens: int) -> Geometry:
+    """The model's sizes for cost tables, with `tokens` rows of an image through the projector."""
+    return draft.family(draft.config, nn.Module()).geometry(tokens)
 
 
 def groups(traced: Mapping[str, Built], draft: Draft) -> list[dict[str, Any]]:

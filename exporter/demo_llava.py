@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import AutoImageProcessor, LlavaConfig, LlavaForConditionalGeneration
+from transformers.utils.logging import disable_progress_bar
 
 from exporter.pictures import pictures
 
@@ -48,6 +49,7 @@ def check(folder: Path) -> None:
     Raises:
         RuntimeError: a weight is missing or unknown, or scores are too close at some budget.
     """
+    disable_progress_bar()
     model, report = LlavaForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from engines.ceiling import Ceiling
 from engines.measure import Pair
 from engines.parity import Case
 from engines.prompt import Prompt
@@ -40,8 +39,6 @@ class Outcome:
     path: Path
     contract: Mapping[str, Any]
     parity: Mapping[str, Any]
-    ceilings: list[Ceiling]
-    speed: list[Pair]
 
 
 def export(recipe: Recipe, out: Path, console: Console, *, force: bool = False, accept: bool = False) -> Outcome:
@@ -87,12 +84,11 @@ class _Run:
         told["parity"] = {"verdict": parity["verdict"]}
         pairs = self._speed(sessions["fp32"], cases[0])
         with self.report.step("write preview and report"):
-            limits = outcome.ceilings(draft, told)
             png = outcome.picture(draft, sessions["fp32"], cases, runs["fp32"], root)
-            outcome.write_parity(parity, pairs, root)
-            outcome.write_report(told, parity, limits, pairs, png, root)
+            parity = outcome.write_parity(parity, pairs, root)
+            outcome.write_report(told, parity, png, root)
             told = seal(root, told)
-        return Outcome(out, told, parity, limits, pairs)
+        return Outcome(out, told, parity)
 
     def trace(self, draft: Draft, dtype: str, mark: str = "") -> dict[str, Built]:
         """All parts in one precision, their graphs beside the shards."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from engines import report
-from engines.ceiling import Ceiling, ceiling
 from engines.flops import prefill_flops, vision_flops
 from engines.images import open_image, visible
 from engines.measure import Pair, compare
@@ -17,26 +16,17 @@ from engines.parity import Case, Run
 from engines.preview import Case as Shown
 from engines.preview import preview
 from engines.session import Session
-from engines.summary import details, summary
-from engines.tables import Table
-from engines.units import times
+from engines.summary import TEXT, details, summary
+from exporter.contract import geometry
 from exporter.draft import Draft
 
 MOST_FLOPS = 2e11  # of the dense model; more would take longer than the export
-TEXT = 40  # words around the picture in the cost tables
-
-
-def ceilings(draft: Draft, told: Mapping[str, Any]) -> list[Ceiling]:
-    """The most this budget can give on the named GPU."""
-    after = [group["tokens"] for group in told["groups"] for _ in range(*group["layers"])]
-    geometry = draft.family(draft.config, None).geometry(draft.tokens)  # type: ignore[arg-type]
-    return [ceiling(geometry, draft.shape.patches, after, TEXT, draft.recipe.gpu)]
 
 
 def too_large(draft: Draft) -> str | None:
     """Why the dense model is not timed here; None if it is."""
-    geometry = draft.family(draft.config, None).geometry(draft.shape.patches)  # type: ignore[arg-type]
-    flops = prefill_flops(geometry, [draft.shape.patches + TEXT] * geometry.layers) + vision_flops(geometry)
+    sizes = geometry(draft, draft.shape.patches)
+    flops = prefill_flops(sizes, [draft.shape.patches + TEXT] * sizes.layers) + vision_flops(sizes)
     return f"the dense model takes {flops / 1e12:.1f} TFLOP" if flops > MOST_FLOPS else None
 
 
@@ -60,42 +50,15 @@ def picture(draft: Draft, session: Session, cases: list[Case], found: Run, root:
     return (root / "preview.png").read_bytes()
 
 
-def write_parity(parity: Mapping[str, Any], pairs: list[Pair], root: Path) -> None:
-    """parity.json, with the speed measured in the same run."""
-    speed = [asdict(pair) for pair in pairs]
-    (root / "parity.json").write_text(json.dumps({**parity, "speed": speed}, indent=1) + "\n", encoding="utf-8")
+def write_parity(parity: Mapping[str, Any], pairs: list[Pair], root: Path) -> dict[str, Any]:
+    """parity.json, with the speed measured in the same run; returns what it says."""
+    told = {**parity, "speed": [asdict(pair) for pair in pairs]}
+    (root / "parity.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    return told
 
 
-def write_report(
-    told: Mapping[str, Any],
-    parity: Mapping[str, Any],
-    limits: list[Ceiling],
-    pairs: list[Pair],
-    png: bytes,
-    root: Path,
-) -> None:
+def write_report(told: Mapping[str, Any], parity: Mapping[str, Any], png: bytes, root: Path) -> None:
     """report.html, from the same tables that the terminal shows."""
-    sizes = {
-        path.relative_to(root).as_posix(): {"bytes": path.stat().st_size} for path in root.rglob("*") if path.is_file()
-    }
-    shown = {**told, "files": sizes}
-    report.write_report(shown, [*tables(shown, parity, limits, pairs), *details(shown)], png, root / "report.html")
-
-
-def tables(told: Mapping[str, Any], parity: Mapping[str, Any], limits: list[Ceiling], pairs: list[Pair]) -> list[Table]:
-    """What an export ends with."""
-    measured = [
-        (
-            pair.what,
-            f"{pair.dense_s * 1e3:.1f} ms",
-            f"{pair.pruned_s * 1e3:.1f} ms",
-            times(pair.ratio),
-            f"{times(pair.least)} to {times(pair.most)}",
-        )
-        for pair in pairs
-    ]
-    columns = ("on this machine", "dense", "pruned", "ratio", "spread")
-    note = "ONNX Runtime, CPU, fp32, batch 1; both sides alternate in one run; median of the rounds."
-    speed = [Table("Measured", columns, tuple(measured), note)] if pairs else []
-    shown = summary(told, parity, limits)
-    return [*shown[:3], *speed, *shown[3:]]
+    files = [path for path in root.rglob("*") if path.is_file()]
+    shown = {**told, "files": {path.relative_to(root).as_posix(): {"bytes": path.stat().st_size} for path in files}}
+    report.write_report(shown, [*summary(shown, parity), *details(shown)], png, root / "report.html")

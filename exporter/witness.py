@@ -62,4 +62,6 @@ def save_reference(witness: Witness, cases: Sequence[Case], found: Run, folder: 
             sights[case.picture] = witness.sight(folder / case.picture, torch.from_numpy(found.kept[number]))
         for name, value in witness.tensors(case, *sights[case.picture]).items():
             tensors[f"{number}/{name}"] = value.clone().contiguous()
-    save_file(tensors, folder / f"reference.{witness.dtype}.safetensors")
+    path = folder / f"reference.{witness.dtype}.safetensors"
+    save_file(tensors, path)
+    path.chmod(0o644)  # the library leaves it to its owner alone

@@ -85,6 +85,7 @@ class Part(nn.Module):
     def finish(self, named: Mapping[str, Tensor], *ports: Port) -> tuple[Tensor, ...]:
         """Return tensors in order and remember their ports; what has none is the method's own output."""
         known = {port.name: port for port in ports}
+        named = {name: value if name in known else _exact(value) for name, value in named.items()}
         self.found.outputs = tuple(known.get(name) or _own(name, value) for name, value in named.items())
         return tuple(named.values())
 
@@ -115,6 +116,11 @@ def mark(group: int, *, split: bool) -> str:
     return f".{group}" if split else ""
 
 
+def _exact(value: Tensor) -> Tensor:
+    """A method's own output: scores and flags leave in fp32 whatever the part computes in."""
+    return value.float() if value.is_floating_point() else value
+
+
 def _own(name: str, value: Tensor) -> Port:
     static = tuple(size if isinstance(size, int) else "" for size in value.shape[1:])
-    return Port(name, DTYPES.get(value.dtype, FLOAT), ("batch", *static), "made by the method")
+    return Port(name, DTYPES.get(value.dtype, "float32"), ("batch", *static), "made by the method")

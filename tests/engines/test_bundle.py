@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from engines.bundle import LARGEST_CONTRACT, hash_file, open_bundle, verify
+from engines.bundle import hash_file, open_bundle, verify
 from engines.errors import UserError
+from engines.json_file import LARGEST
 
 TENSOR = {"name": "x", "dtype": "float32", "shape": ["batch", 2]}
 
@@ -132,11 +133,11 @@ def test_an_incomplete_contract_is_refused(folder, change, match):
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000])
 def test_broken_json_is_refused(folder, text):
     (folder / "bundle.json").write_text(text)
-    refuse(folder, "not valid JSON|not bundle format")
+    refuse(folder, "not valid JSON|not a JSON object|not bundle format")
 
 
 def test_a_huge_contract_is_not_read(folder):
-    os.truncate(folder / "bundle.json", LARGEST_CONTRACT + 1)
+    os.truncate(folder / "bundle.json", LARGEST + 1)
     refuse(folder, "too large")
 
 

@@ -86,7 +86,8 @@ def bundle(tmp_path, monkeypatch):
     raw = with_engines(contract(model))
     entries = [*raw["parts"].values(), *raw["engines"].values()]
     names = {name for entry in entries for name in entry["files"].values()}
-    raw["files"] = {name: save(tmp_path / name) for name in sorted(names)}
+    raw["files"] = {path.name: record(path) for path in tmp_path.iterdir()}
+    raw["files"] |= {name: save(tmp_path / name) for name in sorted(names)}
     (tmp_path / "bundle.json").write_text(json.dumps(raw))
     loaded = []
 
@@ -102,6 +103,10 @@ def bundle(tmp_path, monkeypatch):
 def save(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(path.name.split(".")[0])
+    return record(path)
+
+
+def record(path):
     hashed = hashlib.sha256(path.read_bytes()).hexdigest()
     return {"sha256": hashed, "bytes": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
 

@@ -1,6 +1,6 @@
 import copy
+from dataclasses import asdict
 
-from engines.ceiling import ceiling
 from engines.flops import Geometry
 from engines.summary import details, summary
 
@@ -14,7 +14,8 @@ TENSOR = {
 BUNDLE = {
     "tp_export": "0.1.0",
     "created": "2030-01-01",
-    "recipe": {"method": "fastervlm", "keep": 64},
+    "recipe": {"method": "fastervlm", "keep": 64, "gpu": "h200"},
+    "geometry": asdict(GEOMETRY),
     "model": {"name": "llava-1.5-7b"},
     "tokens": {"patches": 576, "embedded": 64},
     "groups": [{"layers": [0, 32], "tokens": 64}],
@@ -55,7 +56,7 @@ def table(tables, title):
 
 
 def test_before_and_after():
-    shown = table(summary(BUNDLE, PARITY, [ceiling(GEOMETRY, 576, 64)]), "Before and after")
+    shown = table(summary(BUNDLE, PARITY), "Before and after")
     assert shown.rows == (
         ("tokens per image in the decoder", "576", "64", "x9"),
         ("decoder prefill", "8.08 TFLOP", "1.35 TFLOP", "x5.98"),
@@ -68,32 +69,40 @@ def test_before_and_after():
 def test_tokens_are_the_mean_over_layer_groups():
     bundle = copy.deepcopy(BUNDLE)
     bundle["groups"] = [{"layers": [0, 2], "tokens": 576}, {"layers": [2, 32], "tokens": 64}]
-    shown = table(summary(bundle, PARITY, []), "Before and after")
-    assert shown.rows == (("tokens per image in the decoder", "576", "96", "x6"),)
+    shown = table(summary(bundle, PARITY), "Before and after")
+    assert shown.rows[0] == ("tokens per image in the decoder", "576", "96", "x6")
 
 
 def test_engines_say_what_is_known():
-    assert table(summary(BUNDLE, PARITY, []), "Engines").rows == (
+    assert table(summary(BUNDLE, PARITY), "Engines").rows == (
         ("ort-cpu", "vision", "fp32", "2 KiB", "-", "-"),
         ("trt-rtx", "vision", "fp16", "3 MiB", "12.3 s", "23 gemm"),
     )
 
 
 def test_parity_rows_and_verdict():
-    shown = table(summary(BUNDLE, PARITY, []), "Parity with PyTorch")
+    shown = table(summary(BUNDLE, PARITY), "Parity with PyTorch")
     assert shown.rows == (("indices", "fp32", "ort-cpu", "equal", "1", "1", "pass"),)
     assert shown.note == "Verdict: pass."
 
 
-def test_ceiling_has_a_row_for_each_gpu():
-    tables = summary(BUNDLE, PARITY, [ceiling(GEOMETRY, 576, 64, gpu=gpu) for gpu in ("h200", "thor")])
-    shown = table(tables, "Ceiling")
-    assert [row[:7] for row in shown.rows] == [
+def test_ceiling_of_the_gpu_that_the_recipe_names():
+    rows = []
+    for gpu in ("h200", "thor"):
+        shown = table(summary({**BUNDLE, "recipe": {**BUNDLE["recipe"], "gpu": gpu}}, PARITY), "Ceiling")
+        rows += [row[:7] for row in shown.rows]
+    assert rows == [
         ("H200", "1", "184", "10.2 ms", "3.09 ms", "x3.31", "x3.01"),
         ("Jetson Thor T5000", "1", "916", "49.6 ms", "48.6 ms", "x1.02", "x1.02"),
     ]
-    assert "H200 790 TFLOP/s, 4300 GB/s (measured)" in shown.note
-    assert "Ceiling" not in {t.title for t in summary(BUNDLE, PARITY, [])}
+    assert "Jetson Thor T5000 250 TFLOP/s" in shown.note
+
+
+def test_speed_is_shown_where_it_was_measured():
+    pair = {"what": "vision", "dense_s": 0.02, "pruned_s": 0.01, "ratio": 2.0, "least": 1.9, "most": 2.2}
+    shown = table(summary(BUNDLE, {**PARITY, "speed": [pair]}), "Measured")
+    assert shown.rows == (("vision", "20.0 ms", "10.0 ms", "x2", "x1.9 to x2.2"),)
+    assert "Measured" not in {t.title for t in summary(BUNDLE, PARITY)}
 
 
 def test_details():

@@ -114,7 +114,7 @@ def test_another_budget_reuses_what_it_does_not_touch(demo_bundle, tmp_path):
 def test_dense_keeps_every_patch(demo_bundle, tmp_path):
     outcome = export(Recipe(method="none", targets=("ort-cpu",)), tmp_path / "dense", Console(quiet=True))
     session = Session.open(outcome.path)
-    assert outcome.speed == []
+    assert outcome.parity["speed"] == []
     from engines.images import open_image
 
     seen = session.see([open_image(pictures("demo")[0].path)])
