@@ -95,7 +95,15 @@ def test_an_interrupt_kills_the_child(log):
     parent.send_signal(signal.SIGINT)
     _, errors = parent.communicate(timeout=30)
     assert b"KeyboardInterrupt" in errors
-    assert not Path(f"/proc/{pids[0]}").exists()
+    assert ends(int(pids[0]))
+
+
+def ends(pid, within=10):
+    """Whether a process is gone soon: on a loaded machine its last moments may outlive its parent's."""
+    until = time.monotonic() + within
+    while time.monotonic() < until and Path(f"/proc/{pid}").exists():
+        time.sleep(0.02)
+    return not Path(f"/proc/{pid}").exists()
 
 
 def test_the_last_line_prefers_trouble_and_drops_control_characters(tmp_path):
