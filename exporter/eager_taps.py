@@ -19,6 +19,7 @@ class Seen:
     attention: Tensor | None = None
     qkv: dict[bool, QKV] = field(default_factory=dict)  # by rope
     scale: float = 1.0
+    mask: Tensor | None = None  # what was added to the logits
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ class EagerTaps:
 
     def hidden(self, layer: int, point: Point = "out") -> Tensor:
         """`[B,n,C]`."""
-        return self._layer(layer).points[point][:, : self.length]
+        points = self._layer(layer).points
+        if point not in points:
+            raise ValueError(f"layer {layer} ran before the last cut; carry its scores instead")
+        return points[point][:, : self.length]
 
     def qkv(self, layer: int, *, rope: bool = True) -> QKV:
         """q, k, v of a layer, also of the one about to run."""
@@ -81,9 +85,9 @@ class EagerTaps:
     def _logits(self, seen: Seen) -> Tensor:
         q, k, _ = seen.qkv[True]
         raw = q @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).transpose(2, 3) * seen.scale
-        assert seen.attention is not None
-        hidden = (seen.attention == 0).all(1, keepdim=True)  # masked: no head gives it any weight
-        return raw.masked_fill(hidden, torch.finfo(torch.float32).min)
+        raw = raw if seen.mask is None else raw + seen.mask
+        lowest = torch.finfo(torch.float32).min
+        return raw.masked_fill(raw < lowest / 2, lowest)
 
     def _layer(self, layer: int) -> Seen:
         if layer in self.seen:

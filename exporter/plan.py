@@ -8,6 +8,7 @@ from engines.errors import UserError
 from exporter.budget import Budget
 from exporter.reducer import Reducer, Shape, Stage
 
+STACKS = ("tower", "projected", "decoder")
 TENSORRT_TOP_K = 3840  # the largest K that TensorRT's TopK builds
 
 
@@ -24,14 +25,17 @@ def make_plan(name: str, reducer: Reducer, shape: Shape, budget: Budget) -> tupl
     if reducer.state or reducer.positions == "slot":
         raise UserError(f"--method {name}: engine state and slot positions are not supported by the decoder parts")
     stages = reducer.plan(shape, budget)
+    order = [(STACKS.index(stage.stack), stage.layer) for stage in stages]
+    if order != sorted(order):
+        raise UserError(f"--method {name}: its stages are not in the order in which layers run")
     widths = {"tower": shape.patches}
     for stage in stages:
-        _check(name, stage, shape)
+        _check(name, stage, shape, reducer)
         widths[stage.stack] = _width(name, stage, widths)
     return stages
 
 
-def _check(name: str, stage: Stage, shape: Shape) -> None:
+def _check(name: str, stage: Stage, shape: Shape, reducer: Reducer) -> None:
     last = {"tower": shape.tower_last, "projected": -1, "decoder": shape.decoder_layers - 2}[stage.stack]
     if stage.at != "after":
         raise UserError(f"--method {name}: a stage '{stage.at}' a layer is not supported; stages act after a layer")
@@ -39,6 +43,8 @@ def _check(name: str, stage: Stage, shape: Shape) -> None:
         raise UserError(
             f"--method {name}: no {stage.stack} layer {stage.layer} to act after; this model allows -1 to {last}"
         )
+    if stage.stack == "decoder" and stage.extra and reducer.positions == "keep":
+        raise UserError(f"--method {name}: merged rows in the decoder have no position to keep; use 'renumber'")
 
 
 def _width(name: str, stage: Stage, widths: dict[str, int]) -> int:
@@ -46,10 +52,13 @@ def _width(name: str, stage: Stage, widths: dict[str, int]) -> int:
     before = widths.get(stage.stack, widths.get("projected", widths["tower"]))
     if stage.keep is None:
         return before
-    if not 0 <= stage.keep <= before:
+    where = f"after {stage.stack} layer {stage.layer}"
+    if stage.extra < 0 or not 0 <= stage.keep <= before:
         raise UserError(
-            f"--method {name}: cannot keep {stage.keep} of {before} tokens after {stage.stack} layer {stage.layer}"
+            f"--method {name}: cannot keep {stage.keep} of {before} tokens {where}, with {stage.extra} merged"
         )
+    if not stage.keep + stage.extra and stage.stack != "decoder":
+        raise UserError(f"--method {name}: nothing is left of an image {where}; only the decoder can drop all of it")
     return stage.keep + stage.extra
 
 

@@ -39,6 +39,6 @@ class Recipe:
     @property
     def name(self) -> str:
         """A directory name that tells exports apart."""
-        model = self.model.rstrip("/").rsplit("/", 1)[-1].replace(":", "-")
+        model = self.model.rstrip("/").rsplit("/", 1)[-1].replace(":", "-").strip(".-") or "model"
         keep = f"-{self.keep.replace('%', 'pct')}" if self.keep else ""
         return f"{model}-{self.method}{keep}"

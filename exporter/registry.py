@@ -46,15 +46,35 @@ def method(name: str, params: Mapping[str, str] | None = None) -> Reducer:
     """
     found = method_class(name)
     given = dict(params or {})
-    kinds: dict[str, Any] = {field.name: type(field.default) for field in fields(found)}
-    unknown = sorted(set(given) - set(kinds))
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(found)}
+    unknown = sorted(set(given) - set(defaults))
     if unknown:
-        allowed = ", ".join(kinds) or "none"
+        allowed = ", ".join(defaults) or "none"
         raise UserError(f"--param {unknown[0]}: {name} has no such parameter; it has: {allowed}")
     try:
-        return found(**{key: kinds[key](text) for key, text in given.items()})
+        return found(**{key: _like(defaults[key], text) for key, text in given.items()})
     except ValueError as error:
         raise UserError(f"--param: {name} cannot take {given}: {error}") from error
+
+
+def _like(default: object, text: str) -> bool | float | str:
+    """A parameter's text as the kind that its default is; without a default, a number if it reads as one."""
+    if isinstance(default, bool):
+        if text.lower() not in {"true", "false"}:
+            raise ValueError(f"{text} is neither true nor false")
+        return text.lower() == "true"
+    for kind in (int, float):
+        if isinstance(default, kind) or (default is None and _reads_as(kind, text)):
+            return kind(text)
+    return text
+
+
+def _reads_as(kind: type[float], text: str) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
 
 
 def family(config: Mapping[str, Any], where: str) -> type[Family]:

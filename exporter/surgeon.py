@@ -96,7 +96,7 @@ class Surgeon:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, Tensor]) -> None:
             seen, x = self.seen[number], args[0] if args else kwargs["hidden_states"]
             seen.points |= {"attention_in": x, "attention_out": out[0]}
-            seen.attention = out[1]
+            seen.attention, seen.mask = out[1], kwargs.get("attention_mask")
             seen.qkv, seen.scale = self.family.eager_qkv(module, x, kwargs.get("position_embeddings"))
 
         return hook
@@ -178,10 +178,16 @@ class Surgeon:
         if self.positions is not None:
             renumber = self.reducer.positions == "renumber"
             self.positions = torch.arange(len(source)) if renumber else self.positions[source]
+        self.starts, self.width, before = tuple(starts), width, self.width
         if self.bias is not None:
             self.bias = self.bias[source]
-        self.prompt -= len(self.starts) * (self.width - width)
-        self.starts, self.width = tuple(starts), width
+        for start in self.starts:  # merged rows begin without a past
+            merged_rows = slice(start + width - stage.extra, start + width)
+            if self.bias is not None:
+                self.bias[merged_rows] = 0.0
+            if self.positions is not None and self.reducer.positions == "keep":
+                self.positions[merged_rows] = 0
+        self.prompt -= len(self.starts) * (before - width)
         return torch.cat(rows)[None]
 
 

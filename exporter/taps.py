@@ -55,7 +55,10 @@ class RecordedTaps:
 
     def hidden(self, layer: int, point: Point = "out") -> Tensor:
         """`[B,S,C]` at one point of a layer that ran since the last cut."""
-        return self._record(layer).points[point]
+        points = self._record(layer).points
+        if point not in points:
+            raise ValueError(f"layer {layer} ran before the last cut; carry its scores instead")
+        return points[point]
 
     def qkv(self, layer: int, *, rope: bool = True) -> QKV:
         """q, k, v of a layer, also of the one about to run."""

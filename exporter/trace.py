@@ -30,11 +30,12 @@ def fake_model(family: type[Family], config: object, dtype: str, attention: str)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with torch.device("meta"):
         model = family.empty(config, DTYPES[dtype], attention)
+    fakes: dict[int, nn.Parameter] = {}  # tied parameters stay tied
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             with mode:
-                fake = torch.empty(parameter.shape, dtype=parameter.dtype)
-            module.register_parameter(name, nn.Parameter(fake, requires_grad=False))
+                fake = nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype), requires_grad=False)
+            module.register_parameter(name, fakes.setdefault(id(parameter), fake))
     built = family(config, model)
     built.restore_buffers()
     return built, mode
@@ -100,6 +101,9 @@ def _renamed(size: object, pattern: re.Pattern[str], names: dict[str, str]) -> i
 def save(model: ir.Model, path: Path) -> None:
     """Write the graph without traces of the machine that made it; weights stay in the shards."""
     ClearMetadataAndDocStringPass()(model)
+    graph = model.graph
+    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values(), *(v for n in graph for v in n.outputs)):
+        value.metadata_props.clear()
     ir.save(model, path)
 
 

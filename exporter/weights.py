@@ -25,10 +25,13 @@ def match(family: Family, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
     """
     stored = {family.module_key(name): tensor for name, tensor in checkpoint.tensors.items()}
     tied = dict(family.model.named_parameters(remove_duplicate=False))
-    first = {id(parameter): name for name, parameter in reversed(list(tied.items()))}
+    names: dict[int, list[str]] = {}  # of one parameter: checkpoints store any of them
+    for name, parameter in tied.items():
+        names.setdefault(id(parameter), []).append(name)
     found = {}
     for name, parameter in tied.items():
-        tensor = stored.get(name) or stored.get(first[id(parameter)])
+        known = (name, *names[id(parameter)])
+        tensor = next((stored[each] for each in known if each in stored), None)
         _check(name, parameter, tensor, checkpoint)
         found[name] = tensor
     return {name: tensor for name, tensor in found.items() if tensor is not None}

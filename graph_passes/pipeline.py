@@ -9,7 +9,12 @@ import onnx_ir as ir
 from graph_passes import fold, fuse, lower_select
 from graph_passes.base import Pass, PassResult
 
-PIPELINE: Mapping[str, Pass] = {"fold": fold.run, "fuse": fuse.run, "lower_select": lower_select.run}
+PIPELINE: Mapping[str, Pass] = {
+    "fold": fold.run,
+    "fuse": fuse.run,
+    "fold_fused": fold.run,  # fusing leaves one copy of its tables for each layer
+    "lower_select": lower_select.run,
+}
 
 
 def optimise(model: ir.Model, passes: Mapping[str, Pass] = PIPELINE) -> dict[str, PassResult]:

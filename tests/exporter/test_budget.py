@@ -22,7 +22,7 @@ from exporter.budget import Budget
         ("0.5", 5, 3),  # half goes up
         ("50%", 3, 2),
         ("0.15", 10, 2),  # exactly 1.5: no binary fraction below it
-        ("0.1%", 576, 1),  # never none
+        ("0.01%", 576, 1),  # 0.06: never none
     ],
 )
 def test_counts_ratios_and_percentages(text, total, kept):

@@ -59,7 +59,7 @@ def test_a_method_in_full(toy):
 def test_a_shipped_method_in_full():
     text = describe("fastervlm")
     assert text.startswith("FasterVLM: [CLS] Attention is All You Need")
-    assert text.splitlines()[0].endswith(" arXiv 2412.01818v1")
+    assert text.splitlines()[0].endswith(" (arXiv 2412.01818v1)")
     assert "Parameters: none." in text
     assert "  - patches are gathered before the projector" in text
 

@@ -1,12 +1,14 @@
 import json
 import os
+import shutil
 
 import pytest
 
 from engines.errors import UserError
-from exporter import furnish as module
-from exporter.furnish import chat_template, furnish
+from exporter.demo import demo_checkpoint
+from exporter.furnish import chat_template, check_prompt, furnish
 
+IMAGE = 4  # the demo's image token
 JINJA = "{{ messages[0]['content'] }} fertig: é ende"
 
 
@@ -56,18 +58,6 @@ def test_links_become_files(checkpoint, root, tmp_path):
     assert (root / "onnx/b.safetensors").read_bytes() == (checkpoint / "b.safetensors").read_bytes()
 
 
-def test_a_missing_tokenizer_says_how_to_get_one(checkpoint, root):
-    (checkpoint / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match=r"no tokenizer\.json; save the tokenizer"):
-        furnish(checkpoint, [], root)
-
-
-def test_texts_of_an_absurd_size_stay_behind(checkpoint, root, monkeypatch):
-    monkeypatch.setattr(module, "LARGEST_TEXT", 20)
-    furnish(checkpoint, [], root)
-    assert listed(root) == {"tokenizer.json"}
-
-
 def keep(folder, place):
     """Put the template where one of the ways of saving a checkpoint puts it."""
     text = JINJA if place.endswith(".jinja") else json.dumps({"chat_template": JINJA, "other": 1})
@@ -94,7 +84,13 @@ def test_earlier_places_win(checkpoint, first):
     assert chat_template(checkpoint).endswith("mine")
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"chat_template": null}', '{"chat_template": 3}'])
+def test_the_default_of_several_templates_is_taken(checkpoint):
+    several = [{"name": "tools", "template": "other"}, {"name": "default", "template": JINJA}]
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps({"chat_template": several}))
+    assert chat_template(checkpoint) == JINJA
+
+
+@pytest.mark.parametrize("text", ["{}", '{"chat_template": null}'])
 def test_no_template_is_no_error_and_no_file(checkpoint, root, text):
     (checkpoint / "tokenizer_config.json").write_text(text)
     assert chat_template(checkpoint) is None
@@ -102,8 +98,42 @@ def test_no_template_is_no_error_and_no_file(checkpoint, root, text):
     assert "chat_template.jinja" not in listed(root)
 
 
-@pytest.mark.parametrize("text", ["{", "", "nonsense"])
+@pytest.mark.parametrize("stored", [3, {}, [], ["default"], [{"name": "tools", "template": "t"}]])
+def test_a_template_that_is_no_text_is_named(checkpoint, stored):
+    (checkpoint / "chat_template.json").write_text(json.dumps({"chat_template": stored}))
+    with pytest.raises(UserError, match=r"chat_template\.json: chat_template is neither a text nor"):
+        chat_template(checkpoint)
+
+
+@pytest.mark.parametrize("text", ["{", "", "nonsense", "[]"])
 def test_broken_json_is_named(checkpoint, text):
     (checkpoint / "processor_config.json").write_text(text)
-    with pytest.raises(UserError, match=r"processor_config\.json: not valid JSON"):
+    with pytest.raises(UserError, match=r"processor_config\.json is not (valid JSON|a JSON object)"):
         chat_template(checkpoint)
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """The built-in checkpoint's prompt files, to be spoilt."""
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        shutil.copy(demo_checkpoint("demo") / name, folder)
+    return folder
+
+
+def test_template_and_tokenizer_write_one_image_token(demo):
+    assert check_prompt(demo, IMAGE) == 12  # <s> USER : <image> what color is the star ? ASSISTANT :
+
+
+@pytest.mark.parametrize(("template", "places"), [("a star", 0), ("<image> <image>", 2)])
+def test_another_count_of_image_tokens_is_refused(demo, template, places):
+    (demo / "chat_template.jinja").write_text(template)
+    with pytest.raises(UserError, match=f"write one picture as {places} tokens of number 4.* it must be one"):
+        check_prompt(demo, IMAGE)
+
+
+def test_a_missing_tokenizer_says_how_to_get_one(demo):
+    (demo / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"no tokenizer\.json; save the tokenizer"):
+        check_prompt(demo, IMAGE)

@@ -84,8 +84,9 @@ def test_column_sums_weigh_queries(case):
     close(case.taps.column_sum(3, weights), np.einsum("bq,bhqk->bhk", weights, case.weights))
 
 
-def test_half_precision_is_scored_in_fp32():
-    case = Case(kind=torch.float16, key_heads=2)
+@pytest.mark.parametrize("key_heads", [2, 4])
+def test_half_precision_is_scored_in_fp32(key_heads):
+    case = Case(kind=torch.float16, key_heads=key_heads)
     close(case.taps.rows(3, "cls"), case.weights[:, :, :1])
     close(case.taps.rows(3, "last", logits=True), case.logits[:, :, -1:])
 
