@@ -22,7 +22,8 @@ def seen():
     q, k = torch.randn(1, 4, rows, 8), torch.randn(1, 2, rows, 8)
     _, weights = by_hand(q, k, SCALE, torch.ones(1, rows))
     turned = QKV(q, k, k + 1)
-    return Seen({"out": torch.randn(1, rows, 5)}, torch.from_numpy(weights).float(), {True: turned}, SCALE)
+    future = torch.full((rows, rows), LOWEST).triu(1)[None, None]
+    return Seen({"out": torch.randn(1, rows, 5)}, torch.from_numpy(weights).float(), {True: turned}, SCALE, future)
 
 
 def taps(seen, **more):
