@@ -96,10 +96,7 @@ def test_bool_parameters(monkeypatch):
 
 def test_parameters_without_a_typed_default_are_no_traceback(monkeypatch):
     monkeypatch.setattr(registry, "method_class", lambda name: Flagged)
-    try:
-        assert registry.method("m", {"top": "3"}).top == 3
-    except UserError:
-        pass
+    assert registry.method("m", {"top": "3"}).top == 3
 
 
 def test_nothing_of_the_tracer_is_left_on_values(tmp_path):
@@ -167,8 +164,7 @@ def test_a_checkpoint_that_stores_only_the_tied_head(tmp_path):
     named = {renamed(n, HUB): v.detach().clone() for n, v in model.named_parameters()}
     named["language_model.lm_head.weight"] = named.pop("language_model.model.embed_tokens.weight")
     save_file(named, tmp_path / "model.safetensors", {"format": "pt"})
-    loaded, info = LlavaForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
-    print(info)
+    loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path)
     assert torch.equal(loaded.get_input_embeddings().weight, named["language_model.lm_head.weight"]), (
         "transformers cannot either"
     )
