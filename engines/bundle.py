@@ -1,8 +1,10 @@
 """Opening a bundle: everything in it is checked before anything in it is used."""
 
 import hashlib
+import json
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,6 +45,7 @@ def open_bundle(path: Path) -> Bundle:
         UserError: not a bundle, another format, or a file that is missing, changed, or not plain.
     """
     bundle = Bundle(path, _contract(path))
+    _check_names(bundle)
     _check_parts(bundle)
     verify(bundle, full=False)
     return bundle
@@ -70,6 +73,12 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def contract_hash(contract: Mapping[str, Any]) -> str:
+    """sha256 of what bundle.json says, without the entry that holds it, in hex."""
+    said = {key: value for key, value in contract.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
 _REMEDY = "copy the bundle again or export it anew"
 
 
@@ -84,6 +93,8 @@ def _contract(path: Path) -> dict[str, Any]:
     for key, kind in SCHEMA.items():
         if not isinstance(contract.get(key), kind):
             raise UserError(f"{file}: '{key}' is missing or not a {kind.__name__}; {_REMEDY}")
+    if contract.get("sha256") != contract_hash(contract):
+        raise UserError(f"{file} is not what was exported (its sha256 differs); {_REMEDY}")
     for name, record in contract["files"].items():
         if not _is_record(record):
             raise UserError(f"{file}: the record of '{name}' lacks sha256, bytes or mtime_ns; {_REMEDY}")
@@ -95,8 +106,8 @@ def _is_record(record: object) -> bool:
     return isinstance(record, dict) and all(isinstance(record.get(k), kind) for k, kind in kinds.items())
 
 
-def _check_parts(bundle: Bundle) -> None:
-    """Parts and engines have the fields that readers rely on, and what readers open is recorded."""
+def _check_names(bundle: Bundle) -> None:
+    """What readers open is recorded: the files of parts and engines, and those with names of their own."""
     contract = bundle.contract
     for name in KNOWN:
         if os.path.lexists(bundle.dir / name) and name not in contract["files"]:
@@ -108,7 +119,14 @@ def _check_parts(bundle: Bundle) -> None:
                 raise UserError(f"{bundle.dir}/{CONTRACT}: {kind}.{name} names no files; {_REMEDY}")
             if stray := sorted(set(files.values()) - contract["files"].keys()):
                 raise UserError(f"{bundle.dir}/{CONTRACT}: {kind}.{name} uses {stray[0]}, which has no record")
-    for name, part in contract["parts"].items():
+
+
+def _check_parts(bundle: Bundle) -> None:
+    """Parts and engines have the fields that readers rely on."""
+    for name, engine in bundle.contract["engines"].items():
+        if not isinstance(engine.get("dtype"), str):
+            raise UserError(f"{bundle.dir}/{CONTRACT}: engines.{name} does not say its dtype; {_REMEDY}")
+    for name, part in bundle.contract["parts"].items():
         tensors = [part.get("inputs"), part.get("outputs")]
         if not all(isinstance(side, list) and all(_is_tensor(t) for t in side) for side in tensors):
             raise UserError(f"{bundle.dir}/{CONTRACT}: part {name} does not describe its inputs and outputs")
@@ -116,7 +134,11 @@ def _check_parts(bundle: Bundle) -> None:
 
 def _is_tensor(entry: object) -> bool:
     kinds = {"name": str, "dtype": str, "shape": list}
-    return isinstance(entry, dict) and all(isinstance(entry.get(k), kind) for k, kind in kinds.items())
+    return (
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(k), kind) for k, kind in kinds.items())
+        and isinstance(entry.get("meaning", ""), str)
+    )
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -1,7 +1,9 @@
 """One function of ours in a child process: builders abort and crash, and a death must become one line."""
 
+import ctypes
 import importlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,13 +17,15 @@ from engines.errors import UserError
 
 TROUBLE = re.compile(r"error|fail|exception|terminate|assert|what\(\)|fatal", re.IGNORECASE)
 LONGEST = 300
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run_in_child(function: str, kwargs: Mapping[str, Any], what: str, log: Path) -> dict[str, Any]:
     """Calls a function in a fresh interpreter and waits for it, however long it takes.
 
-    The child gets its request as JSON on stdin and leaves its answer in a file of its own, so that nothing
-    a builder prints can be taken for the answer. A KeyboardInterrupt kills the child.
+    The child gets its request as JSON on stdin and leaves its answer in a nameless file of its own, so that
+    nothing a builder prints can be taken for the answer. A KeyboardInterrupt kills the child, and on Linux it
+    dies with its parent in any case.
 
     Args:
         function: "package.module:name" of a function that takes and returns what JSON can hold.
@@ -38,23 +42,36 @@ def run_in_child(function: str, kwargs: Mapping[str, Any], what: str, log: Path)
     log.parent.mkdir(parents=True, exist_ok=True)
     # -P and -c: the user's folder, which may hold an `engines` of its own, stays off the module path
     command = [sys.executable, "-P", "-c", "from engines.child import serve; serve()"]
-    with tempfile.TemporaryDirectory() as folder, log.open("wb") as output:
-        answer = Path(folder) / "answer.json"
-        request = json.dumps({"function": function, "kwargs": dict(kwargs), "answer": str(answer)})
-        child = subprocess.run(command, input=request.encode(), stdout=output, stderr=subprocess.STDOUT, check=False)
-        return _understand(child.returncode, answer, what, log)
+    with tempfile.TemporaryFile() as answer, log.open("wb") as output:
+        handle = answer.fileno()
+        request = json.dumps({"function": function, "kwargs": dict(kwargs), "answer": handle, "parent": os.getpid()})
+        child = subprocess.run(
+            command, input=request.encode(), stdout=output, stderr=subprocess.STDOUT, pass_fds=(handle,), check=False
+        )
+        answer.seek(0)
+        return _understand(child.returncode, answer.read(), what, log)
 
 
 def serve() -> None:
     """Answers one request; runs in the child. Whatever is raised but a UserError ends up in the log."""
     request = json.load(sys.stdin)
+    _die_with(request["parent"])
     module, _, name = request["function"].partition(":")
     try:
         result = getattr(importlib.import_module(module), name)(**request["kwargs"])
         answer = {"result": result, "peak_mib": _peak_mib()}
     except UserError as error:
         answer = {"error": str(error)}
-    Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")
+    with os.fdopen(request["answer"], "w", encoding="utf-8") as file:
+        json.dump(answer, file)
+
+
+def _die_with(parent: int) -> None:
+    """Asks Linux to kill this process when its parent ends: a killed export must not go on building."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit("the parent process is gone")
 
 
 def last_line(log: Path) -> str:
@@ -68,13 +85,13 @@ def last_line(log: Path) -> str:
     return chosen[:LONGEST]
 
 
-def _understand(code: int, answer: Path, what: str, log: Path) -> dict[str, Any]:
+def _understand(code: int, answer: bytes, what: str, log: Path) -> dict[str, Any]:
     """The child's result, or one line about what became of it."""
     if code:
         raise UserError(_line(what, f"{_death(code)}: {last_line(log) or 'it printed nothing'}", log))
     try:
-        said = json.loads(answer.read_bytes())
-    except (OSError, ValueError):
+        said = json.loads(answer)
+    except ValueError:
         raise UserError(_line(what, "the child process left no answer", log)) from None
     if "error" in said:
         raise UserError(_line(what, said["error"], log))

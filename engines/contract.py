@@ -12,6 +12,7 @@ from engines.errors import UserError
 from engines.layout import Geometry
 
 LARGEST_IMAGE, LARGEST_HEAD, LARGEST_SIDE, MOST_LAYERS = 2**28, 2**16, 2**14, 1024
+PARTS = ({"vision", "embed", "decoder"}, {"vision", "embed", "prefill", "decode"})
 PREPROCESS = ("size", "crop", "resample", "rescale", "mean", "std")
 
 
@@ -77,6 +78,8 @@ def _parse(raw: Mapping[str, Any]) -> Contract:
     keep, embedded, hidden = raw["positions"] == "keep", _whole(tokens, "embedded"), _whole(model, "hidden_size")
     if embedded * hidden > LARGEST_IMAGE:
         raise ValueError(f"{embedded} x {hidden} numbers for one picture")
+    if set(raw["parts"]) not in PARTS:
+        raise ValueError(f"parts {', '.join(raw['parts'])}")
     return Contract(
         geometry=Geometry(_whole(model, "image_token_id", 0), embedded, _whole(tokens, "patches"), keep),
         preprocess=_preprocess(raw["preprocess"]),
@@ -111,8 +114,10 @@ def _preprocess(raw: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: raw[key] for key in PREPROCESS}
     for key in found["size"]:
         _whole(found["size"], key, most=LARGEST_SIDE)
-    for side in found["crop"] or ():
-        _whole({"crop": side}, "crop", most=LARGEST_SIDE)
+    if found["crop"] is not None:
+        height, width = found["crop"]
+        for side in (height, width):
+            _whole({"crop": side}, "crop", most=LARGEST_SIDE)
     _whole(found, "resample", 0, 5)
     numbers = np.array([*found["mean"], *found["std"], found["rescale"]], np.float64)
     if len(found["mean"]) != 3 or len(found["std"]) != 3 or not np.isfinite(numbers).all() or 0 in found["std"]:

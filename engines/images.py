@@ -1,5 +1,6 @@
 """Pictures: opened with care, then turned into the very pixels that the checkpoint's processor would make."""
 
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ MAX_PIXELS = 64_000_000
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # What Pillow's decoders raise on damaged files, beside OSError.
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError)
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it prints about damage that we report
 
 
 def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -48,7 +48,7 @@ class Prompt:
         path = directory / "chat_template.jinja"
         if template is None:
             template = read_text(path) if path.exists() else DEFAULT_TEMPLATE
-        self._template = Template(template)
+        self._template = Template(template, f"{directory}'s chat template")
         named = _named_tokens(directory / "tokenizer_config.json")
         self._values = {"tools": None, "documents": None, **named, "image_token": image_token}
         self._bos: str | None = named.get("bos_token")
@@ -72,8 +72,10 @@ class Prompt:
         """Tokenises rendered text; special tokens are added unless the template has written the first.
 
         Raises:
-            UserError: The tokenizer contradicts itself.
+            UserError: The text holds half a character, or the tokenizer contradicts itself.
         """
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError("the prompt is not valid text: write it in UTF-8")
         written = self._bos is not None and text.startswith(self._bos)
         with _faults_in_words(self._path):
             return list(self._tokenizer.encode(text, add_special_tokens=not written).ids)

@@ -29,17 +29,18 @@ class Template:
 
     Args:
         source: The Jinja text.
+        name: What errors call it.
 
     Raises:
         UserError: It is not valid Jinja.
     """
 
-    def __init__(self, source: str) -> None:
-        self._source = source
+    def __init__(self, source: str, name: str = "the chat template") -> None:
+        self._source, self._name = source, name
         try:
             _sandbox().parse(source)  # no more: compiling computes constants
         except FAULTS as error:
-            raise UserError(f"the chat template is not valid: {error}") from None
+            raise UserError(f"{name} is not valid: {error}") from None
 
     def render(self, values: Mapping[str, Any]) -> str:
         """Renders the template with the given variables.
@@ -55,10 +56,10 @@ class Template:
         child = subprocess.run(command, input=request, stdout=PIPE, stderr=DEVNULL, check=False)
         if child.returncode:
             limits = f"{MAX_CPU_S} s of computing and {MAX_MEMORY >> 20} MiB"
-            raise UserError(f"the chat template cannot render this conversation within {limits}")
+            raise UserError(f"{self._name} cannot render this conversation within {limits}")
         answer = json.loads(child.stdout)
         if "error" in answer:
-            raise UserError(f"the chat template cannot render this conversation: {answer['error']}")
+            raise UserError(f"{self._name} cannot render this conversation: {answer['error']}")
         return str(answer["text"])
 
 

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,16 +13,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from platformdirs import user_cache_path
 
 from engines.bundle import hash_file
 from engines.errors import UserError
 from exporter.disk import full_disk_in_words
+from exporter.workbench import locked, workbench
 
 SUMS = "sums.json"
 IN_USE_S = 3600  # an entry touched this recently may still be read by another process
-ABANDONED_S = 86400
 
 
 def base() -> Path:
@@ -48,15 +46,11 @@ def cached(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> t
     entry = base() / "parts" / hashlib.sha256(identity.encode()).hexdigest()
     if _intact(entry):
         return entry, True
-    with full_disk_in_words(base()):
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=entry.parent, prefix=".new-"))
-        try:
-            make(fresh)
-            (fresh / SUMS).write_text(json.dumps(_sums(fresh)), encoding="utf-8")
-            _install(fresh, entry)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+    _cap()  # a mistake there is told before any work
+    with full_disk_in_words(base()), workbench(entry.parent) as fresh:
+        make(fresh)
+        (fresh / SUMS).write_text(json.dumps(_sums(fresh)), encoding="utf-8")
+        _install(fresh, entry)
     evict(keep=entry)
     return entry, False
 
@@ -67,9 +61,8 @@ def evict(keep: Path | None = None) -> None:
     Entries used within the last hour stay, so that none vanishes under another running export.
     """
     parts, now = base() / "parts", time.time()
-    found = list(parts.iterdir()) if parts.is_dir() else []
-    ages = {place: now - _touched(place) for place in found}
-    entries = [place for place in found if not place.name.startswith(".")]
+    entries = [place for place in parts.iterdir() if not place.name.startswith(".")] if parts.is_dir() else []
+    ages = {place: now - _touched(place) for place in entries}
     over = sum(map(size, entries)) - _cap()
     for entry in sorted(entries, key=lambda place: -ages[place]):
         if over <= 0 or ages[entry] < IN_USE_S:
@@ -77,9 +70,6 @@ def evict(keep: Path | None = None) -> None:
         if entry != keep:
             over -= size(entry)
             shutil.rmtree(entry, ignore_errors=True)
-    for place in found:
-        if place.name.startswith(".new-") and ages[place] > ABANDONED_S:
-            shutil.rmtree(place, ignore_errors=True)
 
 
 def size(folder: Path) -> int:
@@ -105,7 +95,7 @@ def source_hash() -> str:
 
 def _install(fresh: Path, entry: Path) -> None:
     """Gives a finished entry its name; an intact one, which another process just made, wins."""
-    with FileLock(entry.parent / ".lock"):
+    with locked(base()):
         if not _intact(entry):
             shutil.rmtree(entry, ignore_errors=True)
             fresh.rename(entry)
@@ -140,5 +130,7 @@ def _cap() -> float:
     try:
         gib = float(text)
     except ValueError:
-        raise UserError(f"TP_EXPORT_CACHE_GIB='{text}' is not a number of GiB") from None
+        gib = math.nan
+    if not gib >= 0:
+        raise UserError(f"TP_EXPORT_CACHE_GIB='{text}' is not a number of GiB")
     return gib * 2**30

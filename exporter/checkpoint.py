@@ -12,6 +12,7 @@ from engines.bundle import hash_file
 from engines.errors import UserError
 from engines.json_file import read_object
 from exporter.cache import cached
+from exporter.section import shown
 from exporter.shard import Tensor, read_header
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -60,7 +61,7 @@ def find(model: str) -> Path:
         path = Path(model).expanduser()
         is_folder, is_file = bool(model) and path.is_dir(), path.is_file()
     except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
-        raise UserError(f"'{model}' is no directory here: {error}") from None
+        raise UserError(f"{shown(model)} is no directory here: {getattr(error, 'strerror', error)}") from None
     if is_folder:
         return path
     if is_file:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from engines.errors import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 FICLONE = 0x40049409  # linux/fs.h
 
@@ -63,7 +64,7 @@ def full_disk_in_words(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         folder = existing(place)
         free = shutil.disk_usage(folder).free / 2**30

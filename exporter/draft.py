@@ -22,6 +22,7 @@ from exporter.config import refusals_in_words
 from exporter.demo import DEMO, demo_checkpoint
 from exporter.family import Facts, Family
 from exporter.furnish import check_prompt
+from exporter.pictures import pictures
 from exporter.plan import TENSORRT_TOP_K, largest_top_k, make_plan, tokens_after
 from exporter.recipe import Recipe
 from exporter.reducer import Reducer, Shape, Stage
@@ -113,20 +114,21 @@ class Draft:
 
     def _check_room(self) -> None:
         """A question about the pictures and its answer fit into the cache and the model's positions."""
-        asked = check_prompt(self.checkpoint.dir, self.facts.image_token_id) + ANSWER
+        questions = [question.text for shown in pictures("general") for question in shown.questions]
+        asked = check_prompt(self.checkpoint.dir, self.facts, questions) + ANSWER
         need, limit = self.images * self.tokens + asked, self.facts.max_positions
         if need > limit:
             raise UserError(
-                f"--keep and --images: pictures and a question take {need} tokens, the model's limit is {limit}"
+                f"--keep {self.recipe.keep}, --images {self.images}: pictures and a question take {need} tokens, "
+                f"the model allows {limit}: keep fewer"
             )
         if not need <= self.length <= limit:
             raise UserError(
                 f"--max-length {self.length}: must lie between {need} (pictures and a question) and the model's {limit}"
             )
         if self.recipe.max_batch * self.length > LARGEST_CACHE:
-            raise UserError(
-                f"--max-batch {self.recipe.max_batch}: at most {LARGEST_CACHE // self.length} at this length"
-            )
+            most = LARGEST_CACHE // self.length
+            raise UserError(f"--max-batch {self.recipe.max_batch}: at most {most} where --max-length is {self.length}")
 
     @property
     def length(self) -> int:

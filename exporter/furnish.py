@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from engines.errors import UserError
 from engines.json_file import read_object
 from engines.prompt import Prompt, read_text
+from exporter.family import Facts
 from exporter.publish import place
 
 TOKENIZER = "tokenizer.json"
@@ -53,22 +55,29 @@ def chat_template(checkpoint: Path) -> str | None:
     return None
 
 
-def check_prompt(checkpoint: Path, image_token_id: int) -> int:
-    """Asks about one picture with the checkpoint's own template and tokenizer; returns how many tokens that is.
+def check_prompt(checkpoint: Path, facts: Facts, questions: Sequence[str]) -> int:
+    """Asks about one picture with the checkpoint's own template and tokenizer.
+
+    Returns:
+        How many tokens the first question takes, the picture as one.
 
     Raises:
-        UserError: one of them is missing or damaged, or they do not write the picture as one image token.
+        UserError: one of them is missing or damaged, does not write the picture as one image token, or writes tokens
+            that the model does not know.
     """
-    if not (checkpoint / TOKENIZER).is_file():
+    path = checkpoint / TOKENIZER
+    if not path.is_file():
         raise UserError(
             f"{checkpoint}: no {TOKENIZER}; save the tokenizer with transformers' save_pretrained, which writes it"
         )
-    prompt = Prompt(checkpoint, image_token_id, chat_template(checkpoint))
-    content = [{"type": "image"}, {"type": "text", "text": "what color is the star ?"}]
+    prompt = Prompt(checkpoint, facts.image_token_id, chat_template(checkpoint))
+    content = [{"type": "image"}, {"type": "text", "text": questions[0]}]
     ids = prompt.encode(prompt.render([{"role": "user", "content": content}]))
-    if (places := ids.count(image_token_id)) != 1:
+    if (places := ids.count(facts.image_token_id)) != 1:
         raise UserError(
-            f"{checkpoint}: template and tokenizer write one picture as {places} tokens of number {image_token_id}, "
-            "config.json's image token: it must be one"
+            f"{checkpoint}: template and tokenizer write one picture as {places} tokens of number "
+            f"{facts.image_token_id}, config.json's image token: it must be one"
         )
+    if (highest := max(ids + prompt.encode(" ".join(questions)))) >= facts.vocab_size:
+        raise UserError(f"{path} writes token {highest}; the model's vocabulary ends at {facts.vocab_size - 1}")
     return len(ids)

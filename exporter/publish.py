@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engines.bundle import CONTRACT, hash_file
+from engines.bundle import CONTRACT, contract_hash, hash_file
 from engines.errors import UserError
-from exporter.disk import exchange, existing, full_disk_in_words, share, sync, sync_tree
+from exporter.disk import FULL, exchange, existing, full_disk_in_words, share, sync, sync_tree
 
 
 def check_target(target: Path, *, force: bool) -> None:
@@ -38,7 +38,7 @@ def staging(target: Path, *, force: bool) -> Iterator[Path]:
     tmp = _sibling(target, "staging")
     with full_disk_in_words(target):
         try:
-            tmp.mkdir(parents=True)
+            _make(tmp, target)
             yield tmp
             sync_tree(tmp)
             _check(target, force=force)  # it may have appeared meanwhile
@@ -56,6 +56,7 @@ def seal(tmp: Path, contract: Mapping[str, Any]) -> dict[str, Any]:
         record = {"sha256": hash_file(path), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
         files[path.relative_to(tmp).as_posix()] = record
     sealed = {**contract, "files": files}
+    sealed["sha256"] = contract_hash(sealed)
     (tmp / CONTRACT).write_text(json.dumps(sealed, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return sealed
 
@@ -86,6 +87,15 @@ def _check(target: Path, *, force: bool) -> None:
     folder = existing(target.absolute().parent)
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"cannot write {target}: {folder} is not a directory that you may write to")
+
+
+def _make(tmp: Path, target: Path) -> None:
+    try:
+        tmp.mkdir(parents=True)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise UserError(f"cannot write {target}: {error.strerror}; choose another place with --output") from error
 
 
 def _recover(target: Path) -> None:

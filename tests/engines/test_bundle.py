@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.bundle import hash_file, open_bundle, verify
+from engines.bundle import contract_hash, hash_file, open_bundle, verify
 from engines.errors import UserError
 from engines.json_file import LARGEST
 
@@ -32,14 +32,18 @@ def folder(tmp_path):
     names = {"fp32": "onnx/vision.fp32.onnx"}
     contract["parts"] = {"vision": {"inputs": [TENSOR], "outputs": [TENSOR], "files": names}}
     contract["engines"] = {"ort-cpu": {"dtype": "fp32", "files": {"vision": "onnx/vision.fp32.onnx"}}}
-    (root / "bundle.json").write_text(json.dumps({"format": 1, **contract, "files": files}))
+    write(root, {"format": 1, **contract, "files": files})
     return root
+
+
+def write(folder, contract):
+    (folder / "bundle.json").write_text(json.dumps({**contract, "sha256": contract_hash(contract)}))
 
 
 def rewrite(folder, change):
     contract = json.loads((folder / "bundle.json").read_text())
     change(contract)
-    (folder / "bundle.json").write_text(json.dumps(contract))
+    write(folder, contract)
 
 
 def refuse(folder, match):
@@ -130,10 +134,23 @@ def test_an_incomplete_contract_is_refused(folder, change, match):
     refuse(folder, match)
 
 
+def test_a_changed_contract_is_refused(folder):
+    text = (folder / "bundle.json").read_text()
+    (folder / "bundle.json").write_text(text.replace('"keep"', '"renumber"'))
+    refuse(folder, "bundle.json is not what was exported")
+
+
+def test_a_stray_file_that_readers_would_open_is_refused(folder):
+    (folder / "notes.txt").write_text("mine")
+    open_bundle(folder)
+    (folder / "chat_template.jinja").write_text("{{ 1 }}")
+    refuse(folder, "chat_template.jinja is not what was exported: bundle.json has no record of it")
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000])
 def test_broken_json_is_refused(folder, text):
     (folder / "bundle.json").write_text(text)
-    refuse(folder, "not valid JSON|not a JSON object|not bundle format")
+    refuse(folder, "not valid JSON|not a JSON object")
 
 
 def test_a_huge_contract_is_not_read(folder):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from engines import session as module
+from engines.bundle import contract_hash
 from engines.errors import UserError
 from engines.session import Session
 from tests.engines.numpy_bundle import (
@@ -86,9 +87,9 @@ def bundle(tmp_path, monkeypatch):
     raw = with_engines(contract(model))
     entries = [*raw["parts"].values(), *raw["engines"].values()]
     names = {name for entry in entries for name in entry["files"].values()}
-    raw["files"] = {path.name: record(path) for path in tmp_path.iterdir()}
-    raw["files"] |= {name: save(tmp_path / name) for name in sorted(names)}
-    (tmp_path / "bundle.json").write_text(json.dumps(raw))
+    raw["files"] = {name: save(tmp_path / name) for name in sorted(names)}
+    raw["files"]["tokenizer.json"] = record(tmp_path / "tokenizer.json")
+    (tmp_path / "bundle.json").write_text(json.dumps({**raw, "sha256": contract_hash(raw)}))
     loaded = []
 
     class Backend:

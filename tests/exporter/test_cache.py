@@ -130,12 +130,20 @@ def test_entries_in_use_survive_a_cap_of_nothing(monkeypatch):
 
 def test_abandoned_work_is_removed(base):
     entry, _ = cached("graph", {}, maker())
-    young, old = base / "parts/.new-young", base / "parts/.new-old"
-    young.mkdir()
-    old.mkdir()
-    age(old, 2)
-    evict()
-    assert [place.exists() for place in (entry, young, old)] == [True, True, False]
+    killed = base / "parts/.new-killed"
+    killed.mkdir()
+    code = (
+        "import sys\nfrom exporter.cache import cached\n"
+        "cached('graph', {'n': 1}, lambda _: (print('ready', flush=True), sys.stdin.read()))"
+    )
+    with subprocess.Popen([sys.executable, "-P", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        (alive,) = {place for place in (base / "parts").glob(".new-*") if place != killed}
+        cached("graph", {"n": 2}, maker())
+        assert [place.exists() for place in (entry, alive, killed)] == [True, True, False]
+        other.kill()
+    cached("graph", {"n": 3}, maker())
+    assert not alive.exists()
 
 
 def test_a_cap_that_is_no_number_is_refused(monkeypatch):

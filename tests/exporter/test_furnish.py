@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,7 +9,7 @@ from engines.errors import UserError
 from exporter.demo import demo_checkpoint
 from exporter.furnish import chat_template, check_prompt, furnish
 
-IMAGE = 4  # the demo's image token
+FACTS = SimpleNamespace(image_token_id=4, vocab_size=68)  # the demo's
 JINJA = "{{ messages[0]['content'] }} fertig: é ende"
 
 
@@ -123,17 +124,19 @@ def demo(tmp_path):
 
 
 def test_template_and_tokenizer_write_one_image_token(demo):
-    assert check_prompt(demo, IMAGE) == 12  # <s> USER : <image> what color is the star ? ASSISTANT :
+    assert (
+        check_prompt(demo, FACTS, ["what color is the star ?"]) == 12
+    )  # <s> USER : <image> what color is the star ? ASSISTANT :
 
 
 @pytest.mark.parametrize(("template", "places"), [("a star", 0), ("<image> <image>", 2)])
 def test_another_count_of_image_tokens_is_refused(demo, template, places):
     (demo / "chat_template.jinja").write_text(template)
     with pytest.raises(UserError, match=f"write one picture as {places} tokens of number 4.* it must be one"):
-        check_prompt(demo, IMAGE)
+        check_prompt(demo, FACTS, ["what color is the star ?"])
 
 
 def test_a_missing_tokenizer_says_how_to_get_one(demo):
     (demo / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"no tokenizer\.json; save the tokenizer"):
-        check_prompt(demo, IMAGE)
+        check_prompt(demo, FACTS, ["what color is the star ?"])
