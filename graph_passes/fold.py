@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import onnx_ir as ir
 from onnxscript.optimizer import optimize_ir
 
 from graph_passes.base import PassResult
+
+DEDUPLICATION = logging.getLogger("onnx_ir.passes.common.initializer_deduplication")
 
 
 def run(model: ir.Model) -> PassResult:
@@ -20,9 +24,12 @@ def run(model: ir.Model) -> PassResult:
     }
     for value in hidden:
         value.const_value = None
+    level = DEDUPLICATION.level
+    DEDUPLICATION.setLevel(logging.ERROR)  # it warns of every initialiser that it knows nothing of
     try:
         optimize_ir(model)
     finally:
+        DEDUPLICATION.setLevel(level)
         for value, tensor in hidden.items():
             value.const_value = tensor
     return PassResult(before - len(model.graph))

@@ -229,7 +229,8 @@ def test_a_killed_export_leaves_nothing_and_the_next_one_succeeds(tmp_path, seco
     os.killpg(export.pid, signal.SIGKILL)
     export.wait()
     assert not (tmp_path / "out").exists() or (tmp_path / "out/bundle.json").is_file()
-    subprocess.run([*command, "--force"], check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([*command, "--force"], check=True, capture_output=True, text=True)
+    assert done.stderr == "", "an export has nothing to complain of"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
