@@ -55,8 +55,8 @@ class Template:
         request = json.dumps([self._source, dict(values)]).encode()
         child = subprocess.run(command, input=request, stdout=PIPE, stderr=DEVNULL, check=False)
         if child.returncode:
-            limits = f"{MAX_CPU_S} s of computing and {MAX_MEMORY >> 20} MiB"
-            raise UserError(f"{self._name} cannot render this conversation within {limits}")
+            died = f"status {child.returncode}; {MAX_CPU_S} s and {MAX_MEMORY >> 20} MiB are allowed"
+            raise UserError(f"{self._name} cannot render this conversation: its process died ({died})")
         answer = json.loads(child.stdout)
         if "error" in answer:
             raise UserError(f"{self._name} cannot render this conversation: {answer['error']}")
@@ -73,6 +73,8 @@ def serve() -> None:
         answer = {"text": text} if len(text) <= MAX_TEXT else {"error": f"it writes more than {MAX_TEXT} characters"}
     except FAULTS as error:
         answer = {"error": str(error)[:300]}
+    except MemoryError:
+        answer = {"error": f"it takes more than {MAX_MEMORY >> 20} MiB"}
     json.dump(answer, sys.stdout)
 
 

@@ -18,11 +18,15 @@ LONGEST = 1000  # characters of a line: names in strangers' files have no limit
 AGAIN_S = 0.05
 
 
+class Interrupted(BaseException):
+    """A signal asks to end; not a KeyboardInterrupt, to which click would add an empty line."""
+
+
 @contextmanager
 def last_words(*, debug: bool) -> Iterator[None]:
     """A mistake of the user ends in one line and code 2, an error of ours in one line and code 1.
 
-    SIGTERM and a closed terminal end like Ctrl-C: everything is tidied up, one line, code 130.
+    Ctrl-C, SIGTERM and a closed terminal end in one line and code 130, when everything is tidied up.
     """
     _listen()
     try:
@@ -35,9 +39,9 @@ def last_words(*, debug: bool) -> Iterator[None]:
     except UserError as error:
         _fail(str(error), 2, debug=debug)
     except OSError as error:
-        named = error.strerror and error.filename is not None
-        _fail(f"{error.filename}: {error.strerror}" if named else str(error), 2, debug=debug)
-    except (KeyboardInterrupt, click.Abort):
+        what = error.strerror or str(error)
+        _fail(what if error.filename is None else f"{error.filename}: {what}", 2, debug=debug)
+    except (Interrupted, KeyboardInterrupt, click.Abort):
         _fail("interrupted; what was there before is untouched", 130, debug=debug)
     except Exception as error:  # noqa: BLE001 - the last line of defence
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -56,18 +60,18 @@ def _fail(message: str, code: int, *, debug: bool) -> NoReturn:
 
 def _listen() -> None:
     """Make signals interrupt; one that arrives where exceptions cannot pass (in a destructor) comes again."""
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, _interrupt)
     sys.unraisablehook = _insist
 
 
 def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+    raise Interrupted
 
 
 def _insist(lost: sys.UnraisableHookArgs) -> None:
-    if isinstance(lost.exc_value, KeyboardInterrupt):
+    if isinstance(lost.exc_value, Interrupted):
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
     else:
         sys.__unraisablehook__(lost)

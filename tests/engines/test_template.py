@@ -30,6 +30,21 @@ def test_templates_are_kept_in_a_sandbox(source):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("{{ 'x' * 10**10 }}", "takes more than 512 MiB"),
+        ("{{ '%999999999d' % 1 }}", "takes more than 512 MiB"),
+        ("{% set n = namespace(s='xx') %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}", "512 MiB"),
+        ("{{ 'x' * 2**20 }}x", "writes more than 1048576 characters"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "its process died"),
+    ],
+)
+def test_time_and_memory_have_an_end(source, says):
+    with pytest.raises(UserError, match=says):
+        Template(source).render({})
+
+
 def test_invalid_templates_are_refused():
     with pytest.raises(UserError, match="not valid"):
         Template("{% for %}")
