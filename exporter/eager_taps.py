@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from exporter.reducer import QKV, Grid, Point, Rows
+from exporter.reducer import QKV, Point, Rows, Shape
 
 
 @dataclass
@@ -30,12 +30,13 @@ class EagerTaps:
     width: int
     length: int  # rows a selection may look at; what stands behind them is not there yet
     seen: Mapping[int, Seen]
-    grid: Grid
+    shape: Shape
     carry: Mapping[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     batch: int = 1
     peek: Callable[[int], Seen] | None = None  # what the layer about to run would show
+    align: Callable[..., Tensor] | None = None
 
     @property
     def valid(self) -> Tensor:
@@ -50,6 +51,11 @@ class EagerTaps:
     def span_of(self, values: Tensor) -> Tensor:
         """The spans of `[B,...,n]` as `[B,I,...,N]`."""
         return torch.stack([values[..., start : start + self.width] for start in self.starts], 1)
+
+    def aligned(self, states: Tensor, *, norm: bool) -> Tensor:
+        """`[...,C]` to `[...,P]`."""
+        assert self.align is not None
+        return self.align(states, norm=norm)
 
     def hidden(self, layer: int, point: Point = "out") -> Tensor:
         """`[B,n,C]`."""

@@ -34,23 +34,53 @@ class QKV(NamedTuple):
 
 @dataclass(frozen=True)
 class Shape:
-    """What a plan may depend on: the model's geometry, known before anything is traced."""
+    """What a plan may depend on: the model's geometry, known before anything is traced.
+
+    A *view* is what the tower sees at once: the picture itself, one of its crops, or one frame of a video. Stages in the
+    tower act on each view alone; stages behind the projector see all views of a picture as one span of `tokens`.
+
+    Attributes:
+        patches: prunable tokens of one view (where the projector merges patches: after merging).
+        grid: their rows and columns.
+        tower_layers: layers of the vision tower.
+        tower_last: the layer whose output the projector reads (LLaVA-1.5: layers - 2).
+        decoder_layers: layers of the language model.
+        has_cls: whether row 0 of the tower is a [CLS] token.
+        images: spans a prompt may hold.
+        views: crops or frames of one picture.
+        video: whether the views are frames, in order of time.
+        global_layers: the tower layers that attend to the whole view; empty: all do.
+    """
 
     patches: int
     grid: Grid
-    tower_layers: int
-    tower_last: int  # the layer whose output the projector reads (LLaVA-1.5: layers - 2)
-    decoder_layers: int
-    has_cls: bool
-    images: int = 1  # spans a prompt may hold
+    tower_layers: int = 1
+    tower_last: int = 0
+    decoder_layers: int = 1
+    has_cls: bool = True
+    images: int = 1
+    views: int = 1
+    video: bool = False
+    global_layers: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Prunable tokens of all views together."""
+        return self.patches * self.views
 
 
 @dataclass(frozen=True)
 class Stage:
     """A place in a stack where the reducer acts, with a constant budget.
 
-    `layer` is the one it acts after, -1 before layer 0. `keep` counts tokens per span; 0 drops the span, None only
-    observes. `extra` merged tokens are appended behind the kept ones.
+    Attributes:
+        stack: "projected" is the list of all views' tokens behind the projector, before the prompt takes it.
+        layer: the layer it acts after, -1 before layer 0.
+        at: "after" the layer, or "mid": between its attention and its MLP.
+        keep: tokens per span; 0 drops the span, None only observes.
+        extra: merged tokens appended behind the kept ones.
+        cls: the tower's [CLS] row joins the span, in front of the kept tokens.
+        blanks: indices may be -1, a row of zeros, or -2, a slot without a token that nobody attends to.
     """
 
     stack: StackName
@@ -58,6 +88,13 @@ class Stage:
     at: Site = "after"
     keep: int | None = None
     extra: int = 0
+    cls: bool = False
+    blanks: bool = False
+
+    @property
+    def width(self) -> int:
+        """Rows of a span behind the cut."""
+        return (self.keep or 0) + self.extra + self.cls
 
 
 @dataclass(frozen=True)
@@ -65,7 +102,7 @@ class Selection:
     """What a reducer returns at a stage, for B sequences of I spans of n tokens.
 
     Attributes:
-        indices: `[B,I,keep]` int64 into the span, ascending unless the method says otherwise.
+        indices: `[B,I,keep]` int64 into the span, ascending unless the method says otherwise; see `Stage.blanks`.
         mix: `[B,I,M,n]`; `mix @ span` gives M new rows (merging).
         mix_rows: which of the keep + extra rows `mix` writes; by default the extra ones.
         key_bias: `[B,I,keep+extra]` added to the attention logits of these keys in all later layers.
@@ -109,8 +146,8 @@ class Taps(Protocol):
         """`[B,I,N]` int64: where each span's tokens stand in the sequence."""
 
     @property
-    def grid(self) -> Grid:
-        """Patches of one image."""
+    def shape(self) -> Shape:
+        """The model's geometry."""
 
     @property
     def carry(self) -> Mapping[str, Tensor]:
@@ -122,10 +159,18 @@ class Taps(Protocol):
 
     @property
     def inputs(self) -> Mapping[str, Tensor]:
-        """What the runtime supplies beside the picture."""
+        """What the runtime supplies beside the picture, by what the reducer `needs`.
+
+        text: `text [B,W,D]`, the decoder's input embeddings of the prompt's tokens without the pictures', and
+        `text_mask [B,W]` bool. clip: `clip_text [B,M,P]`, the question's segments through the CLIP text tower, and
+        `clip_mask [B,M]` bool.
+        """
+
+    def aligned(self, states: Tensor, *, norm: bool) -> Tensor:
+        """Tower states `[...,C]` in the CLIP text tower's space `[...,P]`, through its post-norm or not (needs clip)."""
 
     def hidden(self, layer: int, point: Point = "out") -> Tensor:
-        """`[B,n,C]` at one point of a layer."""
+        """`[B,n,C]` at one point of a layer, also of the one about to run."""
 
     def qkv(self, layer: int, *, rope: bool = True) -> QKV:
         """q, k, v of a layer, also of the one about to run; `rope=False` gives them before rotation."""
@@ -137,7 +182,7 @@ class Taps(Protocol):
         """`[B,H,n]` fp32: attention received by each key, queries weighted by `[B,n]` (default: the valid ones)."""
 
     def span_of(self, values: Tensor) -> Tensor:
-        """The spans of `[B,...,n]` as `[B,I,...,N]`."""
+        """The spans of `[B,...,n]` as `[B,I,...,N]`; where several rows make one token, their mean."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +195,7 @@ class Reducer:
     site: ClassVar[str] = "encoder"
     differences: ClassVar[tuple[str, ...]] = ()
     positions: ClassVar[Positions] = "renumber"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset()  # of cls, text, clip, video
     state: ClassVar[tuple[StateSpec, ...]] = ()
 
     def plan(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from exporter.attention import Tape
-from exporter.reducer import QKV, Grid, Point, Rows
+from exporter.reducer import QKV, Point, Rows, Shape
 from exporter.select import gather_rows
 from exporter.sequence import Sequence
 
@@ -30,10 +30,12 @@ class RecordedTaps:
     records: Mapping[int, Record]  # layers that ran since the last cut
     project: Callable[[int, bool], Tape]  # q, k, v of a layer from its input, not part of the main path
     mask: Callable[[Tensor], Tensor] | None  # query places [B,R] -> [B,1,R,S] bool; None: all see all
-    grid: Grid
+    shape: Shape
     carry: Mapping[str, Tensor]
     state: Mapping[str, Tensor] = field(default_factory=dict)
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    align: Callable[..., Tensor] | None = None
+    ahead: Callable[[int], Record] | None = None  # all points of the layer about to run, beside the main path
 
     @property
     def valid(self) -> Tensor:
@@ -53,9 +55,15 @@ class RecordedTaps:
             return values[..., start : start + self.sequence.width].unsqueeze(1)
         return self.sequence.span_of(values.movedim(-1, 1)).movedim(2, -1)
 
+    def aligned(self, states: Tensor, *, norm: bool) -> Tensor:
+        """`[...,C]` to `[...,P]`."""
+        assert self.align is not None
+        return self.align(states, norm=norm)
+
     def hidden(self, layer: int, point: Point = "out") -> Tensor:
-        """`[B,S,C]` at one point of a layer that ran since the last cut."""
-        points = self._record(layer).points
+        """`[B,S,C]` at one point of a layer that ran since the last cut, or is about to run."""
+        following = self.ahead is not None and layer == max(self.records) + 1
+        points = (self.ahead(layer) if self.ahead is not None and following else self._record(layer)).points
         if point not in points:
             raise ValueError(f"layer {layer} ran before the last cut; carry its scores instead")
         return points[point]

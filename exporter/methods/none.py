@@ -21,7 +21,7 @@ class Dense(Reducer):
 
     def select(self, taps: Taps, stage: Stage) -> Selection:
         """Never called: there is no stage."""
-        raise AssertionError(f"dense has no stage, got {stage} with {taps.grid}")
+        raise AssertionError(f"dense has no stage, got {stage} with {taps.shape}")
 
 
 METHOD = Dense

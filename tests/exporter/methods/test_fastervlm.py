@@ -21,7 +21,7 @@ def taps(rows, grid=(12, 12)):
     """Taps over [CLS] rows `[B,H,n]` of layer 0."""
     batch, _, length = rows.shape
     seen = {0: Seen(attention=rows[:, :, None])}
-    return EagerTaps((1,), length - 1, length, seen, Grid(*grid), batch=batch)
+    return EagerTaps((1,), length - 1, length, seen, Shape(length - 1, Grid(*grid)), batch=batch)
 
 
 def select(rows, keep):
