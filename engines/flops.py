@@ -11,7 +11,7 @@ class Geometry:
     """The sizes that decide the cost of a vision-language model.
 
     Decoder: layers, d = width, d_kv = key width, f = MLP width, vocab. Tower: the layers that are run, width,
-    MLP width, patches of all images of one prompt (with CLS), whether the MLP is gated. projector_flops: of
+    MLP width, rows of one view (with CLS), whether the MLP is gated, views (crops, frames) of one prompt. projector_flops: of
     everything between tower and decoder, for one prompt.
     """
 
@@ -25,6 +25,7 @@ class Geometry:
     tower_f: int = 0
     tower_tokens: int = 0
     tower_gated: bool = False
+    views: int = 1
     projector_flops: float = 0.0
 
     @property
@@ -49,7 +50,7 @@ def vision_flops(geometry: Geometry) -> float:
     """FLOPs of the tower (without patch convolution, under 0.2 %) and of what joins it to the decoder."""
     n, d = geometry.tower_tokens, geometry.tower_d
     mlp = (6 if geometry.tower_gated else 4) * n * d * geometry.tower_f
-    return geometry.tower_layers * (8 * n * d * d + mlp + 4 * n * n * d) + geometry.projector_flops
+    return geometry.views * geometry.tower_layers * (8 * n * d * d + mlp + 4 * n * n * d) + geometry.projector_flops
 
 
 def kv_bytes(geometry: Geometry, lengths: Sequence[int]) -> int:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from engines.errors import UserError
 from exporter.attention import register
 from exporter.cache import cached, source_hash
-from exporter.draft import Draft
+from exporter.draft import Draft, Planned
 from exporter.parts.base import Group, Job, Part, Port
 from exporter.parts.decode import DecodePart
 from exporter.parts.embed import EmbedPart
@@ -61,19 +61,28 @@ class Tracer:
         self._model: Any = None
 
     def all(self, report: Reporter) -> dict[str, Built]:
-        """Every part: vision, embed, and the decoder in one or two."""
+        """Every part: vision for each form of picture, embed, and the decoder in one or two."""
         draft = self.draft
-        source = inspect.getsource(type(draft.reducer))
-        method = {"reducer": [repr(draft.reducer), source], "stages": [asdict(stage) for stage in draft.stages]}
-        made = [self._built("vision", method if draft.stages else {}, VisionPart, report)]
-        tokens = draft.tokens
-        made.append(self._built("embed", {"tokens": tokens}, lambda job: EmbedPart(job, tokens), report))
+        made = [self._vision(each, report) for each in draft.planned]
+        made.append(self._built("embed", {}, EmbedPart, report))
         if draft.cut_decoder:
-            made += self._cut_decoder({**method, "images": draft.images, "tokens": tokens}, made[0], report)
+            key = {**self._method(draft.main), "images": draft.images, "tokens": draft.tokens}
+            made += self._cut_decoder(key, made[0], report)
         else:
-            whole = (Group(0, draft.facts.layers, tokens),)
+            whole = (Group(0, draft.facts.layers, draft.tokens),)
             made.append(self._built("decoder", {}, lambda job: DecodePart(job, whole), report))
         return {part.name: part for part in made}
+
+    def _vision(self, planned: Planned, report: Reporter) -> Built:
+        key = {"form": asdict(planned.form)}
+        if planned.stages:
+            key |= self._method(planned)
+        return self._built(planned.form.part, key, VisionPart, report, planned)
+
+    def _method(self, planned: Planned) -> dict[str, Any]:
+        reducer = self.draft.reducer
+        source = inspect.getsource(type(reducer))
+        return {"reducer": [repr(reducer), source], "stages": [asdict(stage) for stage in planned.stages]}
 
     def _cut_decoder(self, key: Mapping[str, Any], vision: Built, report: Reporter) -> list[Built]:
         tokens, carried = self.draft.tokens, tuple(vision.facts["carried"])
@@ -87,12 +96,19 @@ class Tracer:
 
         return [prefill, self._built("decode", dict(prefill.facts), decode, report)]
 
-    def _built(self, name: str, key: Mapping[str, Any], make: Callable[[Job], Part], report: Reporter) -> Built:
+    def _built(
+        self,
+        name: str,
+        key: Mapping[str, Any],
+        make: Callable[[Job], Part],
+        report: Reporter,
+        planned: Planned | None = None,
+    ) -> Built:
         versions = {package: version(package) for package in VERSIONS}
         with report.step(f"trace {name} in {self.dtype}") as step:
             about = {"source": source_hash(), "checkpoint": contents(self.draft), "dtype": self.dtype}
             full = {"part": name, **about, **versions, **key}
-            folder, reused = cached("part", full, lambda place: self._make(make, place))
+            folder, reused = cached("part", full, lambda place: self._make(make, place, planned or self.draft.main))
             step.note = "unchanged, reused" if reused else ""
         told = json.loads((folder / "part.json").read_text())
         ports = {
@@ -100,9 +116,9 @@ class Tracer:
         }
         return Built(name, folder / "part.onnx", ports["inputs"], ports["outputs"], told["nodes"], told["facts"])
 
-    def _make(self, make: Callable[[Job], Part], place: Path) -> None:
+    def _make(self, make: Callable[[Job], Part], place: Path, planned: Planned) -> None:
         family, mode, parameters = self._set_up()
-        part = make(Job(family, self.draft.reducer, self.draft.stages, self.draft.images))
+        part = make(Job(family.of(planned.form), self.draft.reducer, planned.stages, self.draft.images))
         try:
             model = trace(part, self.dtype, mode)
         except (RuntimeError, ValueError, TypeError) as error:  # what torch.export and the exporter raise

@@ -37,6 +37,7 @@ def clip_processor(directory: Path) -> Mapping[str, Any]:
         "rescale": stored.number("rescale_factor", 1 / 255),
         "mean": stored.three("image_mean"),
         "std": stored.three("image_std", positive=True),
+        "views": None,
     }
     with refusals_in_words(path):
         from transformers import AutoImageProcessor

@@ -14,7 +14,7 @@ from engines.bundle import FORMAT
 from engines.flops import Geometry
 from exporter import __version__
 from exporter.build_parts import VERSIONS, Built
-from exporter.draft import Draft
+from exporter.draft import Draft, Planned
 
 
 def contract(draft: Draft, parts: Mapping[str, Mapping[str, Built]], engines: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,9 +28,8 @@ def contract(draft: Draft, parts: Mapping[str, Mapping[str, Built]], engines: Ma
         "model": {"name": draft.recipe.model, **asdict(draft.facts)},
         "geometry": asdict(geometry(draft, draft.tokens)),
         "plan": [asdict(stage) for stage in draft.stages],
-        "tokens": {"patches": draft.shape.patches, "embedded": draft.tokens},
-        "positions": draft.reducer.positions,
-        "preprocess": dict(draft.preprocess),
+        "pictures": [_picture(each) for each in draft.planned],
+        "positions": draft.positions,
         "parts": {name: _part(name, parts) for name in traced},
         "groups": groups(traced, draft),
         "engines": dict(engines),
@@ -40,7 +39,23 @@ def contract(draft: Draft, parts: Mapping[str, Mapping[str, Built]], engines: Ma
 
 def geometry(draft: Draft, tokens: int) -> Geometry:
     """The model's sizes for cost tables, with `tokens` rows of an image through the projector."""
-    return draft.family(draft.config, nn.Module()).geometry(tokens)
+    return draft.family(draft.config, nn.Module(), draft.main.form).geometry(tokens)
+
+
+def _picture(planned: Planned) -> dict[str, Any]:
+    """One form of picture, for the runtime."""
+    form, shape = planned.form, planned.shape
+    return {
+        "part": form.part,
+        "kind": form.kind,
+        "token_id": planned.placeholder,
+        "views": form.views,
+        "grid": list(shape.grid),
+        "tokens": planned.tokens,
+        "patches": shape.tokens + planned.added,
+        "mrope": planned.mrope,
+        "preprocess": dict(planned.preprocess),
+    }
 
 
 def groups(traced: Mapping[str, Built], draft: Draft) -> list[dict[str, Any]]:

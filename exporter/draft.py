@@ -21,6 +21,7 @@ from exporter.clip_processor import output_size
 from exporter.config import refusals_in_words
 from exporter.demo import DEMO, demo_checkpoint
 from exporter.family import Facts, Family
+from exporter.form import Asked, Form
 from exporter.furnish import check_prompt
 from exporter.pictures import pictures
 from exporter.plan import TENSORRT_TOP_K, largest_top_k, make_plan, tokens_after
@@ -37,18 +38,34 @@ LARGEST_CACHE = 2**31 - 1  # slots of a whole batch: indices of 32 bits reach th
 
 
 @dataclass(frozen=True)
+class Planned:
+    """One form of picture, and what becomes of it."""
+
+    form: Form
+    shape: Shape
+    stages: tuple[Stage, ...]
+    preprocess: Mapping[str, Any]
+    placeholder: int
+    mrope: Mapping[str, Any] | None
+    added: int  # rows that the family adds to an uncut picture
+
+    @property
+    def tokens(self) -> int:
+        """Rows that one picture takes in the prompt."""
+        return tokens_after(self.stages, self.shape) + self.added
+
+
+@dataclass(frozen=True)
 class Draft:
-    """A checked recipe: the model, the plan, the targets."""
+    """A checked recipe: the model, the plan for each form of picture, the targets."""
 
     recipe: Recipe
     checkpoint: Checkpoint
     family: type[Family]
     config: Any
     facts: Facts
-    shape: Shape
-    preprocess: Mapping[str, Any]
+    planned: tuple[Planned, ...]
     reducer: Reducer
-    stages: tuple[Stage, ...]
     targets: tuple[Target, ...]
     stored: Dtype
 
@@ -68,8 +85,8 @@ class Draft:
         config = family.load_config(folder)
         with refusals_in_words(folder / "config.json"), torch.device("meta"):
             empty = family(config, family.empty(config, torch.float32, register()))
-        shape = empty.shape(recipe.images)
-        stages = make_plan(recipe.method, reducer, shape, Budget("100%" if recipe.keep is None else recipe.keep))
+        asked = Asked(recipe.input, recipe.grids, recipe.image_size, recipe.frames)
+        planned = tuple(_planned(recipe, reducer, empty.of(form), folder) for form in family.forms(config, asked))
         stored = PRECISIONS[widest(match(empty, checkpoint))]
         draft = cls(
             recipe,
@@ -77,10 +94,8 @@ class Draft:
             family,
             config,
             empty.facts(folder),
-            shape,
-            family.preprocess(folder),
+            planned,
             reducer,
-            stages,
             targets,
             stored,
         )
@@ -95,16 +110,23 @@ class Draft:
         """
         for target in self.targets:
             self._check_target(target)
-        if (size := output_size(self.preprocess)) != self.facts.image_size:
+        for each in self.planned:
+            if (size := output_size(each.preprocess)) != each.form.size:
+                raise UserError(
+                    f"{self.checkpoint.dir}: preprocessor_config.json makes pictures of {size or 'any size'}, "
+                    f"config.json wants {each.form.size} (height, width)"
+                )
+        if self.cut_decoder and len({each.tokens for each in self.planned}) > 1:
+            names = ", ".join(each.form.part for each in self.planned)
             raise UserError(
-                f"{self.checkpoint.dir}: preprocessor_config.json makes pictures of {size or 'any size'}, "
-                f"config.json wants {self.facts.image_size} (height, width)"
+                f"--method {self.recipe.method}: it cuts the decoder, where every picture must take the same number of "
+                f"tokens, and {names} differ: choose one, such as with --grid"
             )
         self._check_room()
 
     def _check_target(self, target: Target) -> None:
         precision = self.precision(target)
-        if target.name.startswith("trt") and largest_top_k(self.stages) > TENSORRT_TOP_K:
+        if target.name.startswith("trt") and any(largest_top_k(each.stages) > TENSORRT_TOP_K for each in self.planned):
             raise UserError(
                 f"--keep {self.recipe.keep}: TensorRT's TopK takes at most {TENSORRT_TOP_K}; "
                 "keep fewer, or use --target ort-cpu"
@@ -142,9 +164,29 @@ class Draft:
         return self.recipe.images
 
     @property
+    def main(self) -> Planned:
+        """The form whose figures tables show: the first."""
+        return self.planned[0]
+
+    @property
+    def shape(self) -> Shape:
+        """The main form's geometry."""
+        return self.main.shape
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The main form's stages."""
+        return self.main.stages
+
+    @property
     def tokens(self) -> int:
-        """Rows one image takes in the prompt."""
-        return tokens_after(self.stages, ("tower", "projected"), self.shape.patches)
+        """Most rows that a picture takes in the prompt."""
+        return max(each.tokens for each in self.planned)
+
+    @property
+    def positions(self) -> str:
+        """How kept tokens are numbered."""
+        return self.family.positions or self.reducer.positions
 
     @property
     def cut_decoder(self) -> bool:
@@ -164,6 +206,15 @@ class Draft:
     def hashes(self) -> list[str]:
         """sha256 of every shard."""
         return [self.checkpoint.content_hash(file) for file in self.checkpoint.files]
+
+
+def _planned(recipe: Recipe, reducer: Reducer, family: Family, folder: Path) -> Planned:
+    """The plan for one form of picture."""
+    shape = family.shape(recipe.images)
+    stages = make_plan(recipe.method, reducer, shape, Budget("100%" if recipe.keep is None else recipe.keep))
+    cut = any(stage.keep is not None for stage in stages if stage.stack != "decoder")
+    added = 0 if cut else family.added
+    return Planned(family.form, shape, stages, family.preprocess(folder), family.placeholder, family.mrope, added)
 
 
 def _check_recipe(recipe: Recipe) -> None:

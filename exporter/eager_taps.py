@@ -37,6 +37,7 @@ class EagerTaps:
     batch: int = 1
     peek: Callable[[int], Seen] | None = None  # what the layer about to run would show
     align: Callable[..., Tensor] | None = None
+    unit: int = 1  # rows that make one token of a span
 
     @property
     def valid(self) -> Tensor:
@@ -46,11 +47,14 @@ class EagerTaps:
     @property
     def span(self) -> Tensor:
         """`[B,I,N]` int64."""
-        return (torch.tensor(self.starts)[:, None] + torch.arange(self.width)).expand(self.batch, -1, -1)
+        steps = torch.arange(self.width) * self.unit
+        return (torch.tensor(self.starts)[:, None] + steps).expand(self.batch, -1, -1)
 
     def span_of(self, values: Tensor) -> Tensor:
         """The spans of `[B,...,n]` as `[B,I,...,N]`."""
-        return torch.stack([values[..., start : start + self.width] for start in self.starts], 1)
+        rows = self.width * self.unit
+        spans = torch.stack([values[..., start : start + rows] for start in self.starts], 1)
+        return spans if self.unit == 1 else spans.unflatten(-1, (-1, self.unit)).mean(-1)
 
     def aligned(self, states: Tensor, *, norm: bool) -> Tensor:
         """`[...,C]` to `[...,P]`."""

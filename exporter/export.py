@@ -26,7 +26,6 @@ from exporter.progress import Reporter
 from exporter.prove import prove, write_cases
 from exporter.publish import check_target, place, seal, staging
 from exporter.recipe import Recipe
-from exporter.registry import method
 
 RUNNABLE = ("fp32", "fp16")  # precisions that ONNX Runtime computes on a CPU
 QUESTIONS = 2  # of each picture, in parity
@@ -126,12 +125,7 @@ class _Run:
             with self.report.step("compare speed with the dense model") as step:
                 step.note = f"left out: {reason}"
             return []
-        dense = replace(
-            self.draft,
-            recipe=replace(self.draft.recipe, method="none", keep=None),
-            reducer=method("none"),
-            stages=(),
-        )
+        dense = Draft.of(replace(self.draft.recipe, method="none", keep=None, params={}))
         quiet = Reporter(Console(quiet=True), 0)
         parts = {"fp32": _Run(dense, self.root, quiet).trace(dense, "fp32", "dense.")}
         with self.report.step("compare speed with the dense model") as step:

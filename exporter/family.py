@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from engines.flops import Geometry
+from exporter.form import Asked, Form
 from exporter.reducer import QKV, Shape
 from exporter.stack import Stack
 
@@ -26,9 +27,6 @@ class Facts:
     pad_token_id: int
     vocab_size: int
     hidden_size: int
-    patches: int
-    grid: tuple[int, int]
-    image_size: tuple[int, int]
     layers: int
     kv_heads: int
     head_dim: int
@@ -37,22 +35,44 @@ class Facts:
 
 @dataclass(frozen=True)
 class Widths:
-    """The decoder's sizes that ports are made of, and the token that stands for a picture."""
+    """The decoder's sizes that ports are made of, and the tokens that stand for pictures."""
 
     hidden: int
     kv_heads: int
     head_dim: int
     vocab: int
-    image_token: int
+    placeholders: tuple[int, ...]
 
 
 class Family(ABC):
-    """One checkpoint's model, its modules found by role. Subclasses hold no maths of selection."""
+    """One checkpoint's model for one form of picture, modules found by role. Subclasses hold no maths of selection.
+
+    Attributes:
+        architectures: what `config.json` calls it.
+        title: its name in messages.
+        unit: rows of the tower that make one prunable token.
+        axes: numbers in one token's position.
+        positions: how kept tokens are numbered, where the family and not the method decides it.
+    """
 
     architectures: ClassVar[tuple[str, ...]]
+    title: ClassVar[str]
+    unit: ClassVar[int] = 1
+    axes: ClassVar[int] = 1
+    positions: ClassVar[str | None] = None
 
-    def __init__(self, config: Any, model: nn.Module) -> None:
+    def __init__(self, config: Any, model: nn.Module, form: Form | None = None) -> None:
         self.config, self.model = config, model
+        self.form = self.forms(config, Asked())[0] if form is None else form
+
+    def of(self, form: Form) -> Self:
+        """The same model for another form of picture."""
+        return type(self)(self.config, self.model, form)
+
+    @classmethod
+    @abstractmethod
+    def forms(cls, config: Any, asked: Asked) -> tuple[Form, ...]:
+        """The forms of picture to export for. Raises UserError for what this checkpoint cannot take."""
 
     @classmethod
     @abstractmethod
@@ -90,15 +110,19 @@ class Family(ABC):
     def geometry(self, tokens: int) -> Geometry:
         """Geometry for costs, with `tokens` rows of one image through the projector."""
 
-    @staticmethod
     @abstractmethod
-    def preprocess(directory: Path) -> Mapping[str, Any]:
+    def preprocess(self, directory: Path) -> Mapping[str, Any]:
         """How a picture becomes pixels, as the bundle stores it. Raises UserError for what the runtime cannot do."""
 
     @property
     @abstractmethod
-    def pixels(self) -> tuple[int, int, int]:
-        """Channels, height and width of `pixel_values`."""
+    def pixels(self) -> tuple[int, ...]:
+        """(Views,) channels, height and width of `pixel_values`; views only where there are several."""
+
+    @property
+    def placeholder(self) -> int:
+        """The token that stands for a picture of this form in a prompt."""
+        return self.widths.placeholders[0]
 
     @property
     @abstractmethod
@@ -112,7 +136,7 @@ class Family(ABC):
 
     @abstractmethod
     def patch_embeddings(self, pixel_values: Tensor) -> Tensor:
-        """`[B,3,H,W]` to the tower's input `[B,n,C]`."""
+        """`[B,(V,)3,H,W]` to the tower's input `[B*V,n,C]`."""
 
     @property
     @abstractmethod
@@ -122,7 +146,40 @@ class Family(ABC):
     @property
     @abstractmethod
     def projector(self) -> Callable[[Tensor], Tensor]:
-        """Tower width to decoder width, row by row."""
+        """Tower width to decoder width, token by token: `[B,k*unit,C]` to `[B,k,D]`."""
+
+    def stitch(self, kept: Tensor) -> Tensor | None:
+        """The order `[B,V*k]` of a picture's tokens, for kept patch numbers `[B,V,k]`; None: view after view."""
+        del kept
+        return None
+
+    @property
+    def added(self) -> int:
+        """How many rows `complete` adds."""
+        return 0
+
+    @property
+    def mrope(self) -> Mapping[str, Any] | None:
+        """What three-axis positions are made of: `grid` (frames, rows, columns) and the `step` from frame to frame."""
+        return None
+
+    @property
+    def clip_width(self) -> int:
+        """Width of the CLIP text tower's space."""
+        raise NotImplementedError(self.title)
+
+    def complete(self, rows: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows `[B,T,D]` and patch numbers `[B,T]` of a picture with what the family adds to an uncut one."""
+        return rows, kept
+
+    def aligned(self, states: Tensor, *, norm: bool) -> Tensor:
+        """Tower states `[...,C]` in the space of the CLIP text tower `[...,P]`."""
+        raise NotImplementedError(f"{self.title} has no CLIP text tower beside it: {states.shape}, {norm}")
+
+    def places(self, kept: Tensor, *, keep: bool) -> tuple[Tensor, int]:
+        """Positions of a picture's rows relative to its first, `[k]` or `[axes,k]`; how far the text behind moves."""
+        count = self.shape(1).tokens + self.added
+        return (kept, count) if keep else (torch.arange(len(kept)), len(kept))
 
     @property
     @abstractmethod
@@ -157,7 +214,10 @@ class Family(ABC):
     ) -> tuple[dict[bool, QKV], float]:
         """q, k, v of a stock attention module after and before rotation (by `rope`), and its softmax scale."""
 
-    @classmethod
     @abstractmethod
-    def stock_pixels(cls, directory: Path, picture: Path) -> Tensor:
-        """A picture file through the checkpoint's own Hugging Face image processor, `[1,3,H,W]`."""
+    def stock_pixels(self, directory: Path, picture: Path) -> Tensor:
+        """A picture file through the checkpoint's own Hugging Face processor, `[1,(V,)3,H,W]`."""
+
+    def stock_views(self, pixel_values: Tensor) -> list[Tensor]:
+        """What the stock tower is called with, view by view, for one picture."""
+        return [pixel_values] if self.form.views == 1 else list(pixel_values[0].split(1))

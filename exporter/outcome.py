@@ -25,8 +25,8 @@ MOST_FLOPS = 2e11  # of the dense model; more would take longer than the export
 
 def too_large(draft: Draft) -> str | None:
     """Why the dense model is not timed here; None if it is."""
-    sizes = geometry(draft, draft.shape.patches)
-    flops = prefill_flops(sizes, [draft.shape.patches + TEXT] * sizes.layers) + vision_flops(sizes)
+    sizes = geometry(draft, draft.shape.tokens)
+    flops = prefill_flops(sizes, [draft.shape.tokens + TEXT] * sizes.layers) + vision_flops(sizes)
     return f"the dense model takes {flops / 1e12:.1f} TFLOP" if flops > MOST_FLOPS else None
 
 

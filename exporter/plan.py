@@ -20,25 +20,27 @@ def make_plan(name: str, reducer: Reducer, shape: Shape, budget: Budget) -> tupl
     """
     if "cls" in reducer.needs and not shape.has_cls:
         raise UserError(f"--method {name}: it ranks by [CLS] attention and this model's tower has no [CLS] token")
-    if missing := sorted(reducer.needs - {"cls"}):
-        raise UserError(f"--method {name}: needs {', '.join(missing)}, which the exported parts do not provide")
+    if "video" in reducer.needs and not shape.video:
+        raise UserError(f"--method {name}: it selects among the frames of a video; give a model that takes videos")
     if reducer.state or reducer.positions == "slot":
         raise UserError(f"--method {name}: engine state and slot positions are not supported by the decoder parts")
     stages = reducer.plan(shape, budget)
-    order = [(STACKS.index(stage.stack), stage.layer) for stage in stages]
+    order = [(STACKS.index(stage.stack), stage.layer, stage.at != "mid") for stage in stages]
     if order != sorted(order):
         raise UserError(f"--method {name}: its stages are not in the order in which layers run")
     widths = {"tower": shape.patches}
     for stage in stages:
         _check(name, stage, shape, reducer)
-        widths[stage.stack] = _width(name, stage, widths)
+        widths[stage.stack] = _width(name, stage, widths, shape.views)
     return stages
 
 
 def _check(name: str, stage: Stage, shape: Shape, reducer: Reducer) -> None:
     last = {"tower": shape.tower_last, "projected": -1, "decoder": shape.decoder_layers - 2}[stage.stack]
-    if stage.at != "after":
-        raise UserError(f"--method {name}: a stage '{stage.at}' a layer is not supported; stages act after a layer")
+    if stage.at not in ({"after", "mid"} if stage.stack == "tower" else {"after"}):
+        raise UserError(f"--method {name}: a stage '{stage.at}' a {stage.stack} layer is not supported")
+    if stage.cls and not (stage.stack == "tower" and shape.has_cls):
+        raise UserError(f"--method {name}: no [CLS] token to keep at {stage.stack} layer {stage.layer}")
     if not -1 <= stage.layer <= last:
         raise UserError(
             f"--method {name}: no {stage.stack} layer {stage.layer} to act after; this model allows -1 to {last}"
@@ -47,25 +49,27 @@ def _check(name: str, stage: Stage, shape: Shape, reducer: Reducer) -> None:
         raise UserError(f"--method {name}: merged rows in the decoder have no position to keep; use 'renumber'")
 
 
-def _width(name: str, stage: Stage, widths: dict[str, int]) -> int:
+def _width(name: str, stage: Stage, widths: dict[str, int], views: int) -> int:
     """Tokens per span after a stage; a stack starts with what the one before it left."""
-    before = widths.get(stage.stack, widths.get("projected", widths["tower"]))
+    before = widths.get(stage.stack, widths.get("projected", widths["tower"] * views))
     if stage.keep is None:
         return before
     where = f"after {stage.stack} layer {stage.layer}"
-    if stage.extra < 0 or not 0 <= stage.keep <= before:
+    if stage.extra < 0 or not 0 <= stage.keep <= before + (before if stage.blanks else 0):
         raise UserError(
             f"--method {name}: cannot keep {stage.keep} of {before} tokens {where}, with {stage.extra} merged"
         )
-    if not stage.keep + stage.extra and stage.stack != "decoder":
+    if not stage.width and stage.stack != "decoder":
         raise UserError(f"--method {name}: nothing is left of an image {where}; only the decoder can drop all of it")
-    return stage.keep + stage.extra
+    return stage.width
 
 
-def tokens_after(stages: Iterable[Stage], stacks: tuple[str, ...], patches: int) -> int:
-    """Tokens of one image behind the last cut in any of `stacks`."""
-    cuts = [stage for stage in stages if stage.stack in stacks and stage.keep is not None]
-    return (cuts[-1].keep or 0) + cuts[-1].extra if cuts else patches
+def tokens_after(stages: Iterable[Stage], shape: Shape) -> int:
+    """Rows that a picture takes in a prompt: what the last cut before the decoder leaves of all its views."""
+    cuts = [stage for stage in stages if stage.stack != "decoder" and stage.keep is not None]
+    if not cuts:
+        return shape.tokens
+    return cuts[-1].width * (shape.views if cuts[-1].stack == "tower" else 1)
 
 
 def largest_top_k(stages: Iterable[Stage]) -> int:

@@ -42,10 +42,13 @@ def profiles(part: str, inputs: Iterable[Port], limits: Limits) -> list[Profile]
 
 def _profile(inputs: Iterable[Port], limits: Limits, tokens: Range, past: Range) -> Profile:
     pictures = limits.batch * max(1, limits.images)
+    rows = pictures * limits.tokens
     ranges: Mapping[str, Range] = {
+        "rows": (1, limits.tokens, rows),
+        "words": (1, 40, limits.length),
+        "segments": (1, 1, 8),
         "batch": (1, 1, limits.batch),
         "tokens": tokens,
-        "images": (1, 1, pictures),
         "past": past,
     }
     return {port.name: _ranged(port, ranges) for port in inputs if any(isinstance(s, str) for s in port.shape)}

@@ -52,13 +52,16 @@ def prove(
     Raises:
         UserError: a bound is missed, unless `accept`.
     """
-    reference = Reference.load(draft.family, draft.config, draft.checkpoint.dir, draft.reducer, draft.stages)
+    stock = draft.family.reference(draft.checkpoint.dir)  # its own weights, whatever precision the engines use
+    references = [
+        Reference(draft.family(draft.config, stock, each.form), draft.reducer, each.stages) for each in draft.planned
+    ]
     rows, runs = dict[str, list[Row]](), dict[str, Run]()
     for dtype, session in sessions.items():
         with report.step(f"compare {dtype} engines with PyTorch") as step:
             runs[dtype] = found = parity.run(session, cases, folder)
             groups = [layers.start for layers in session.contract.groups]
-            save_reference(Witness(draft, reference, groups, dtype), cases, found, folder)
+            save_reference([Witness(draft, each, groups, dtype) for each in references], cases, found, folder)
             rows[dtype] = parity.compare(found, parity.load(folder, dtype)[1], dtype)
             step.note = parity.verdict(rows[dtype])
     told = parity.told(rows, [dtype for dtype in draft.precisions if dtype not in sessions])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engines.registry import Dtype
+from exporter.form import Kind
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Recipe:
         max_length: most cache slots of one sequence, pictures included; None: the model's limit, at most 2048.
         images: pictures a prompt may hold where the decoder itself is cut.
         gpu: the GPU whose ceiling is printed.
+        input: "image" or "video", where the model takes both.
+        grids: tile grids (`ROWSxCOLS`) of models that cut pictures into tiles; none: all that the checkpoint allows.
+        image_size: `WIDTHxHEIGHT` of models that take pictures of any size.
+        frames: frames of a video.
+        aux: further checkpoints by role, such as `clip`.
     """
 
     model: str = "demo"
@@ -35,6 +41,11 @@ class Recipe:
     max_length: int | None = None
     images: int = 1
     gpu: str = "h200"
+    input: Kind | None = None
+    grids: tuple[str, ...] = ()
+    image_size: str | None = None
+    frames: int | None = None
+    aux: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

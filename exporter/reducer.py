@@ -13,7 +13,7 @@ from exporter.budget import Budget
 StackName = Literal["tower", "projected", "decoder"]
 Site = Literal["after", "mid", "around", "kv"]
 Positions = Literal["keep", "renumber", "slot"]
-Point = Literal["in", "attention_in", "attention_out", "mlp_in", "mlp_out", "out"]
+Point = Literal["in", "attention_in", "attention_out", "mid", "mlp_in", "mlp_out", "out"]
 Rows = Literal["cls", "last"] | Tensor
 
 
@@ -36,8 +36,8 @@ class QKV(NamedTuple):
 class Shape:
     """What a plan may depend on: the model's geometry, known before anything is traced.
 
-    A *view* is what the tower sees at once: the picture itself, one of its crops, or one frame of a video. Stages in the
-    tower act on each view alone; stages behind the projector see all views of a picture as one span of `tokens`.
+    A *view* is what the tower sees at once: the picture itself, one of its crops, or one frame of a video. Stages in
+    the tower act on each view alone; stages behind the projector see all views of a picture as one span of `tokens`.
 
     Attributes:
         patches: prunable tokens of one view (where the projector merges patches: after merging).
@@ -167,7 +167,7 @@ class Taps(Protocol):
         """
 
     def aligned(self, states: Tensor, *, norm: bool) -> Tensor:
-        """Tower states `[...,C]` in the CLIP text tower's space `[...,P]`, through its post-norm or not (needs clip)."""
+        """Tower states `[...,C]` in the CLIP text tower's space `[...,P]`, by its post-norm or not (needs clip)."""
 
     def hidden(self, layer: int, point: Point = "out") -> Tensor:
         """`[B,n,C]` at one point of a layer, also of the one about to run."""

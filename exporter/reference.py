@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 from exporter.family import Family
 from exporter.reducer import Reducer, Stage
 from exporter.surgeon import Surgeon
+
+NOTHING: Mapping[str, Tensor] = {}
+EMPTY = -2  # the patch number of an empty slot
 
 
 @dataclass
@@ -23,6 +26,12 @@ class Sight:
     carry: dict[str, Tensor]
     scores: dict[Stage, Tensor]
     outputs: dict[str, Tensor]
+
+    def filled(self) -> Sight:
+        """Without empty slots, which nobody attends to."""
+        full = self.kept != EMPTY
+        carry = {name: values[full] for name, values in self.carry.items()}
+        return replace(self, embeds=self.embeds[full], kept=self.kept[full], carry=carry)
 
 
 @dataclass
@@ -42,48 +51,82 @@ class Reference:
     stages: tuple[Stage, ...]
     forced: dict[Stage, Tensor] = field(default_factory=dict)
 
-    @classmethod
-    def load(
-        cls, family: type[Family], config: Any, directory: Path, reducer: Reducer, stages: tuple[Stage, ...]
-    ) -> Reference:
-        """The reference on the checkpoint's own weights, whatever precision the engines use."""
-        return cls(family(config, family.reference(directory)), reducer, stages)
+    @property
+    def positions(self) -> str:
+        """How kept tokens are numbered."""
+        return self.family.positions or self.reducer.positions
 
     @torch.no_grad()
-    def see(self, pixel_values: Tensor) -> Sight:
-        """One picture `[1,3,H,W]` through tower, cuts and projector."""
-        shape, prefix = self.family.shape(1), self.family.prefix
-        length = prefix + shape.patches
-        tower = self._surgeon("tower", starts=(prefix,), width=shape.patches, prompt=length)
-        with tower.at_work():
-            self.family.stock_tower(pixel_values)
-        rows = tower.results[shape.tower_last][:, tower.starts[0] : tower.starts[0] + tower.width]
-        carried = {"carry": tower.carry, "origin": tower.origin}
-        projected = self._surgeon("projected", starts=(0,), width=tower.width, prompt=tower.width, **carried)
-        embeds = projected.act(-1, self.family.projector(rows))[0]
+    def see(self, pixel_values: Tensor, inputs: Mapping[str, Tensor] = NOTHING) -> Sight:
+        """One picture `[1,(V,)3,H,W]` through tower, cuts and projector."""
+        looks = [self._look(view, inputs) for view in self.family.stock_views(pixel_values)]
+        rows, origin, carry = self._in_order(looks)
+        count = len(origin)
+        projected = self._surgeon(
+            "projected", starts=(0,), width=count, prompt=count, carry=carry, origin=origin[None], inputs=inputs
+        )
+        embeds = projected.act(-1, rows[None])
         assert projected.origin is not None
-        carry = {name: values[0, 0] for name, values in projected.carry.items()}
-        scores = tower.scores | projected.scores
-        return Sight(embeds, projected.origin[0], carry, scores, tower.outputs | projected.outputs)
+        kept = projected.origin
+        if not any(stage.keep is not None for stage in self.stages if stage.stack != "decoder"):
+            embeds, kept = self.family.complete(embeds, kept)
+        found = {name: values[0, 0] for name, values in projected.carry.items()}
+        scores = looks[0].scores if len(looks) == 1 else {}
+        return Sight(embeds[0], kept[0], found, scores | projected.scores, looks[0].outputs | projected.outputs)
+
+    def _look(self, view: Tensor, inputs: Mapping[str, Tensor]) -> Surgeon:
+        """One view through the stock tower, cut on its way."""
+        shape, prefix, unit = self.family.shape(1), self.family.prefix, self.family.unit
+        length = prefix + shape.patches * unit
+        tower = self._surgeon("tower", starts=(prefix,), width=shape.patches, prompt=length, inputs=inputs, unit=unit)
+        with tower.at_work():
+            self.family.stock_tower(view)
+        return tower
+
+    def _in_order(self, looks: list[Surgeon]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """All views' rows behind the projector, their patch numbers, what they carry: one list."""
+        shape, unit = self.family.shape(1), self.family.unit
+        rows, numbers, marks = list[Tensor](), list[Tensor](), list[Tensor]()
+        for view, look in enumerate(looks):
+            first = look.starts[0]
+            left = look.results[shape.tower_last][:, first : first + look.width * unit]
+            rows.append(self.family.projector(left)[0])
+            assert look.origin is not None
+            origin = look.origin[0]
+            marks.append(origin)
+            numbers.append(torch.where(origin < 0, origin, origin + view * shape.patches))
+        order = self.family.stitch(torch.stack(marks)[None])
+        place = torch.arange(sum(map(len, rows))) if order is None else order[0]
+        carry = {n: torch.cat([look.carry[n] for look in looks], -1)[..., place] for n in looks[0].carry}
+        return torch.cat(rows)[place], torch.cat(numbers)[place], carry
+
+    def words(self, ids: list[int]) -> dict[str, Tensor]:
+        """What a method may read of the prompt `ids`, if it reads any."""
+        if "text" not in self.reducer.needs:
+            return {}
+        text = torch.tensor([[number for number in ids if number not in self.family.widths.placeholders]])
+        return {"text": self.family.token_embeddings(text).detach(), "text_mask": torch.ones_like(text) > 0}
 
     @torch.no_grad()
     def read(self, ids: list[int], sights: list[Sight], generated: list[int]) -> Reading:
-        """A prompt (one image token an image) and what was generated after it, in one pass over all rows."""
-        token, starts, parts, positions, place = self.family.config.image_token_id, [], [], [], 0
-        waiting, keep = iter(sights), self.reducer.positions == "keep"
+        """A prompt (one placeholder a picture) and what was generated after it, in one pass over all rows."""
+        starts, parts, positions, place = list[int](), list[Tensor](), list[Tensor](), 0
+        waiting, keep, axes = iter(sights), self.positions == "keep", self.family.axes
         for number in [*ids, *generated]:
-            if number != token:
+            if number not in self.family.widths.placeholders:
                 parts.append(self.family.token_embeddings(torch.tensor([number])))
-                positions.append(torch.tensor([place]))
+                positions.append(torch.tensor([place]).expand(axes, 1))
                 place += 1
                 continue
-            sight = next(waiting)
+            sight = next(waiting).filled()
             starts.append(sum(len(part) for part in parts))
             parts.append(sight.embeds)
-            positions.append(place + (sight.kept if keep else torch.arange(len(sight.embeds))))
-            place += self.family.shape(1).patches if keep else len(sight.embeds)
-        hidden, numbered = torch.cat(parts)[None], torch.cat(positions)
-        width = len(sights[0].embeds) if sights else 0
+            offsets, advance = self.family.places(sight.kept, keep=keep)
+            positions.append(place + offsets.expand(axes, -1))
+            place += advance
+        hidden, numbered = torch.cat(parts)[None], torch.cat(positions, 1)
+        numbered = numbered[0] if axes == 1 else numbered
+        width = len(sights[0].filled().embeds) if sights else 0
         names = sights[0].carry if sights else {}
         decoder = self._surgeon(
             "decoder",
@@ -91,10 +134,10 @@ class Reference:
             width=width,
             prompt=hidden.shape[1] - len(generated),
             positions=numbered,
-            carry={name: torch.stack([sight.carry[name] for sight in sights])[None] for name in names},
+            carry={name: torch.stack([sight.filled().carry[name] for sight in sights])[None] for name in names},
         )
         with decoder.at_work():
-            logits = self.family.stock_logits(hidden, numbered[None])[0]
+            logits = self.family.stock_logits(hidden, numbered[None] if axes == 1 else numbered[:, None])[0]
         return Reading(logits[decoder.prompt - 1 :], decoder.kept)
 
     def generate(

@@ -28,3 +28,8 @@ def attended(taps: Taps, layer: int) -> Tensor:
 def received(taps: Taps, layer: int) -> Tensor:
     """`[B,I,N]` fp32: attention that each token of the span receives, mean over heads and all queries."""
     return taps.span_of(taps.column_sum(layer)).mean(2) / taps.valid.sum(1)[:, None, None]
+
+
+def same_depth(layer: int, of: int, shape: Shape) -> int:
+    """Where `layer` of the authors' tower with `of` layers lies in this tower: the same share of its depth."""
+    return min(round(layer * shape.tower_layers / of), shape.tower_last)

@@ -14,10 +14,11 @@ from exporter.select import gather_rows
 
 @dataclass(frozen=True)
 class Sequence:
-    """B sequences of S tokens with I prunable spans of `width` tokens each.
+    """B sequences of S rows with I prunable spans of `width` tokens each.
 
     `start` is an int where the spans stand still (encoders: one span behind the prefix) and `[B,I]` where prompts place
-    them. Everything here is gathered together at a cut.
+    them. Where the projector merges patches, `unit` rows of an encoder make one token. Everything here is gathered
+    together at a cut.
     """
 
     hidden: Tensor  # [B,S,C]
@@ -28,27 +29,30 @@ class Sequence:
     positions: Tensor | None = None  # [B,S] int64
     bias: Tensor | None = None  # [B,S] fp32, added to the logits of these keys
     carry: Mapping[str, Tensor] = field(default_factory=dict)  # [B,I,width]
+    unit: int = 1
 
     @property
     def span(self) -> Tensor:
-        """`[B,I,width]` int64: where each span's tokens stand."""
-        steps = torch.arange(self.width)
+        """`[B,I,width]` int64: where each span's tokens (their first rows) stand."""
+        steps = torch.arange(self.width) * self.unit
         if isinstance(self.start, int):
             return (self.start + steps).expand(*self.origin.shape[:2], -1)
         return self.start[..., None] + steps
 
     def span_of(self, values: Tensor) -> Tensor:
-        """The spans of `[B,S,*tail]` as `[B,I,width,*tail]`."""
+        """The spans of `[B,S,*tail]` as `[B,I,width,*tail]`; as `[B,I,width,unit,*tail]` where tokens have rows."""
         if isinstance(self.start, int):
-            return values[:, None, self.start : self.start + self.width]
+            span = values[:, None, self.start : self.start + self.width * self.unit]
+            return span if self.unit == 1 else span.unflatten(2, (self.width, self.unit))
         flat = gather_rows(values, self.span.flatten(1))
         return flat.reshape(*self.origin.shape, *values.shape[2:])
 
     def splice(self, values: Tensor, rows: Tensor) -> Tensor:
         """`values` `[B,S,*tail]` with each span replaced by its `rows` `[B,I,W,*tail]`."""
         if isinstance(self.start, int):
-            end = self.start + self.width
-            return torch.cat([values[:, : self.start], rows.flatten(1, 2), values[:, end:]], 1)
+            end = self.start + self.width * self.unit
+            flat = rows.flatten(1, 2 if self.unit == 1 else 3)
+            return torch.cat([values[:, : self.start], flat, values[:, end:]], 1)
         count, width = rows.shape[1:3]
         length = values.shape[1] - count * (self.width - width)
         place = torch.arange(length)
@@ -70,8 +74,18 @@ def observe(sequence: Sequence, selection: Selection) -> Sequence:
     if selection.key_bias is None:
         return sequence
     bias = torch.zeros(sequence.hidden.shape[:2]) if sequence.bias is None else sequence.bias
-    added = sequence.span_of(bias) + selection.key_bias.float()
+    change = selection.key_bias.float()
+    added = sequence.span_of(bias) + (change if sequence.unit == 1 else change[..., None])
     return replace(sequence, bias=sequence.splice(bias, added))
+
+
+def adopt(sequence: Sequence) -> Sequence:
+    """The row in front of the span ([CLS]) joins it."""
+    assert isinstance(sequence.start, int)
+    front = sequence.origin.new_full((*sequence.origin.shape[:2], 1), -1)
+    carry = {name: torch.cat([0.0 * v[..., :1], v], -1) for name, v in sequence.carry.items()}
+    origin = torch.cat([front, sequence.origin], -1)
+    return replace(sequence, start=sequence.start - 1, width=sequence.width + 1, origin=origin, carry=carry)
 
 
 def cut(sequence: Sequence, stage: Stage, selection: Selection, *, renumber: bool) -> Sequence:
@@ -92,13 +106,15 @@ def cut(sequence: Sequence, stage: Stage, selection: Selection, *, renumber: boo
         hidden=hidden,
         start=start,
         width=rows.width,
-        origin=rows.pick(sequence.origin, -1),
+        origin=rows.origin(),
         valid=None if sequence.valid is None else rows.of_valid(sequence.valid),
         positions=positions,
         bias=bias,
         carry={name: rows.pick(values, 0) for name, values in sequence.carry.items()},
+        unit=sequence.unit,
     )
-    return observe(reduced, selection)
+    reduced = observe(reduced, selection)
+    return adopt(reduced) if stage.cls else reduced
 
 
 class _Rows:
@@ -109,7 +125,9 @@ class _Rows:
         self.width = self.keep + self.extra
         self.selection = selection
         shape = (*sequence.origin.shape[:2], 0)
-        self.indices = torch.zeros(shape, dtype=torch.int64) if selection.indices is None else selection.indices
+        found = torch.zeros(shape, dtype=torch.int64) if selection.indices is None else selection.indices
+        self.marks = found if stage.blanks else None  # negative: a blank
+        self.indices = found.clamp(min=0) if stage.blanks else found
         self.mix_rows = selection.mix_rows or tuple(range(self.keep, self.width))
 
     def pick(self, spans: Tensor, fill: float) -> Tensor:
@@ -118,6 +136,14 @@ class _Rows:
         if not self.extra:
             return kept
         return torch.cat([kept, kept.new_full((*kept.shape[:2], self.extra, *kept.shape[3:]), fill)], 2)
+
+    def origin(self) -> Tensor:
+        """`[B,I,width]` int64: places in the uncut span; merged rows and blanks are negative."""
+        kept = self.pick(self.sequence.origin, -1)
+        if self.marks is None:
+            return kept
+        marks = torch.cat([self.marks, self.marks.new_full((*self.marks.shape[:2], self.extra), -1)], -1)
+        return torch.where(marks < 0, marks, kept)
 
     def of(self, values: Tensor, fill: float) -> Tensor:
         """`[B,S]` values of the whole sequence after the cut."""
@@ -131,11 +157,15 @@ class _Rows:
         return self.sequence.splice(valid, rows) > 0
 
     def mixed(self) -> Tensor:
-        """`[B,I,width,C]`: the hidden rows that live on."""
+        """`[B,I,width,(unit,)C]`: the hidden rows that live on."""
         spans = self.sequence.span_of(self.sequence.hidden)
         kept = gather_rows(spans, self.indices)
+        if self.marks is not None:
+            kept = kept * (self.marks >= 0).to(kept.dtype).reshape(*self.marks.shape, *(1 for _ in kept.shape[3:]))
         if self.selection.mix is None:
             return kept
-        new = self.selection.mix.to(spans.dtype) @ spans
+        new = (self.selection.mix.to(spans.dtype) @ spans.flatten(3)).unflatten(3, spans.shape[3:])
+        if len(self.mix_rows) == self.width:
+            return new
         source = [self.keep + self.mix_rows.index(r) if r in self.mix_rows else r for r in range(self.width)]
         return torch.cat([kept, new], 2)[:, :, source]

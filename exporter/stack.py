@@ -11,7 +11,7 @@ from torch import Tensor
 
 from exporter.attention import Tape
 from exporter.masks import attention_mask, visible
-from exporter.reducer import Grid, Reducer, StackName, Stage
+from exporter.reducer import Reducer, Shape, Site, StackName, Stage
 from exporter.sequence import Sequence, cut
 from exporter.taps import Record, RecordedTaps
 
@@ -37,11 +37,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Stack:
-    """Layers over a token sequence; `rotary` turns positions `[B,S]` into (cos, sin) where the family has them."""
+    """Layers over a token sequence.
+
+    `rotary` turns positions `[B,S]` into (cos, sin) where the family has them; `window` says which rows of a cut
+    sequence a layer lets see each other, `[B,1,S,S]` bool or None for all.
+    """
 
     name: StackName
     blocks: tuple[Block, ...] = ()
     rotary: Callable[[Tensor, Tensor], Rope] | None = None
+    window: Callable[[int, Sequence], Tensor | None] | None = None
 
 
 @dataclass
@@ -51,9 +56,10 @@ class Walk:
     stack: Stack
     reducer: Reducer
     stages: tuple[Stage, ...]
-    grid: Grid
+    shape: Shape
     sequence: Sequence
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    align: Callable[..., Tensor] | None = None
     outputs: dict[str, Tensor] = field(default_factory=dict)
     cache: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # keys and values by layer
     lengths: list[Sequence] = field(default_factory=list)  # the sequence each layer's cache belongs to
@@ -67,10 +73,10 @@ class Walk:
             self._layer(layer)
         return self.sequence
 
-    def _enter(self, layer: int, sequence: Sequence) -> None:
+    def _enter(self, layer: int, sequence: Sequence, at: Site = "after") -> None:
         """Go on with a sequence of other tokens: of what ran before, only its own hidden states still fit."""
         self.sequence = sequence
-        self.records = {layer: Record({"out": sequence.hidden})}
+        self.records = {layer: Record({"mid" if at == "mid" else "out": sequence.hidden})}
         valid = sequence.valid
         self.mask: Tensor | None = None
         if valid is not None:
@@ -83,32 +89,60 @@ class Walk:
             self.rope = self.stack.rotary(sequence.hidden, sequence.positions)
 
     def _layer(self, layer: int) -> None:
-        block, record = self.stack.blocks[layer], Record()
-        self.records[layer] = record
-        x = record.points["in"] = self.sequence.hidden
-        normed = record.points["attention_in"] = block.norm1(x)
-        attended = record.points["attention_out"] = block.attention(normed, self.mask, self.rope, record.tape)
+        record = self.records[layer] = Record()
+        x = self._attend(layer, record)
         if record.tape.k is not None and record.tape.v is not None:
             self.cache.append((record.tape.k, record.tape.v))
             self.lengths.append(self.sequence)
-        x = x + attended
-        normed = record.points["mlp_in"] = block.norm2(x)
-        moved = record.points["mlp_out"] = block.mlp(normed)
-        record.points["out"] = x + moved
-        self.sequence = replace(self.sequence, hidden=record.points["out"])
+        self.sequence = replace(self.sequence, hidden=x)
+        self._act(layer, "mid")
+        record = self.records[layer]  # a new one if tokens were cut
+        self.sequence = replace(self.sequence, hidden=self._think(layer, record, self.sequence.hidden))
         self._act(layer)
 
-    def _act(self, layer: int) -> None:
+    def _attend(self, layer: int, record: Record) -> Tensor:
+        """The first half of a layer: the residual stream behind its attention."""
+        block, x = self.stack.blocks[layer], self.sequence.hidden
+        normed = block.norm1(x)
+        attended = block.attention(normed, self._masked(layer), self.rope, record.tape)
+        record.points |= {"in": x, "attention_in": normed, "attention_out": attended, "mid": x + attended}
+        return x + attended
+
+    def _think(self, layer: int, record: Record, x: Tensor) -> Tensor:
+        """The second half."""
+        block = self.stack.blocks[layer]
+        normed = block.norm2(x)
+        moved = block.mlp(normed)
+        record.points |= {"mlp_in": normed, "mlp_out": moved, "out": x + moved}
+        return x + moved
+
+    def _ahead(self, layer: int) -> Record:
+        """What the layer about to run would show, beside the main path."""
+        record = Record()
+        self._think(layer, record, self._attend(layer, record))
+        return record
+
+    def _masked(self, layer: int) -> Tensor | None:
+        """What is added to the logits of a layer."""
+        seen = None if self.stack.window is None else self.stack.window(layer, self.sequence)
+        if seen is None:
+            return self.mask
+        lowest = torch.finfo(self.sequence.hidden.dtype).min
+        hidden = torch.where(seen, 0.0, lowest).to(self.sequence.hidden.dtype)
+        return hidden if self.mask is None else (hidden + self.mask).clamp(min=lowest)
+
+    def _act(self, layer: int, at: Site = "after") -> None:
         for stage in self.stages:
-            if (stage.stack, stage.layer) != (self.stack.name, layer):
+            if (stage.stack, stage.layer, stage.at) != (self.stack.name, layer, at):
                 continue
             selection = self.reducer.select(self._taps(), stage)
             self.outputs.update(selection.outputs)
-            after = cut(self.sequence, stage, selection, renumber=self.reducer.positions == "renumber")
+            renumber = self.stack.name == "decoder" and self.reducer.positions == "renumber"
+            after = cut(self.sequence, stage, selection, renumber=renumber)
             if stage.keep is None and selection.key_bias is None:
                 self.sequence = after  # nothing moved: what was recorded stays good
             else:
-                self._enter(layer, after)
+                self._enter(layer, after, at)
 
     def _taps(self) -> RecordedTaps:
         return RecordedTaps(
@@ -116,9 +150,11 @@ class Walk:
             records=self.records,
             project=self._project,
             mask=None if self.sequence.valid is None else self._visible,
-            grid=self.grid,
+            shape=self.shape,
             carry=self.sequence.carry,
             inputs=self.inputs,
+            align=self.align,
+            ahead=self._ahead if self.stack.blocks else None,
         )
 
     def _visible(self, places: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from exporter.eager_taps import EagerTaps, Seen
 from exporter.family import Family
-from exporter.reducer import Reducer, Selection, Stage
+from exporter.reducer import Reducer, Selection, Site, Stage
 
 
 @dataclass
@@ -33,6 +33,8 @@ class Surgeon:
     prompt: int
     positions: Tensor | None = None
     carry: dict[str, Tensor] = field(default_factory=dict)  # [1,I,width]
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    unit: int = 1  # rows that make one token of a span
     forced: dict[Stage, Tensor] = field(default_factory=dict)
     origin: Tensor | None = None  # [I,width]
     bias: Tensor | None = None
@@ -63,14 +65,18 @@ class Surgeon:
                     hooks.callback(handle.remove)
             yield
 
-    def act(self, layer: int, hidden: Tensor) -> Tensor:
-        """Run the stages behind `layer` (-1: before the first) on `hidden` `[1,S,C]`."""
+    def act(self, layer: int, hidden: Tensor, at: Site = "after") -> Tensor:
+        """Run the stages behind `layer` (-1: before the first), or in its middle, on `hidden` `[1,S,C]`."""
         if layer < 0:
             self.seen = {layer: Seen({"out": hidden})}
-        for stage in self.stages if self.starts else ():  # text alone is never cut
-            if (stage.stack, stage.layer) == (self.stack, layer):
-                hidden = self._stage(stage, hidden)
+        for stage in self._stages(layer, at):
+            hidden = self._stage(stage, hidden)
         return hidden
+
+    def _stages(self, layer: int, at: Site) -> list[Stage]:
+        if not self.starts:  # text alone is never cut
+            return []
+        return [s for s in self.stages if (s.stack, s.layer, s.at) == (self.stack, layer, at)]
 
     def _before(self, number: int) -> Callable[..., Any]:
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -84,6 +90,12 @@ class Surgeon:
 
     def _after(self, number: int) -> Callable[..., Any]:
         def hook(_: nn.Module, __: tuple[Any, ...], out: Tensor) -> Tensor:
+            points = self.seen[number].points
+            points["mid"] = points["in"] + points["attention_out"]
+            if not self.dry and self._stages(number, "mid"):  # the second half again, on what is left
+                block = getattr(self.family, self.stack).blocks[number]
+                middle = self.act(number, points["mid"], "mid")
+                out = middle + block.mlp(block.norm2(middle))
             self.seen[number].points["out"] = out
             if self.dry:
                 return out
@@ -134,8 +146,18 @@ class Surgeon:
         return look
 
     def _stage(self, stage: Stage, hidden: Tensor) -> Tensor:
-        grid, seen = self.family.shape(1).grid, dict(self.seen)
-        taps = EagerTaps(self.starts, self.width, self.prompt, seen, grid, self.carry, peek=self._peek(hidden))
+        taps = EagerTaps(
+            self.starts,
+            self.width,
+            self.prompt,
+            dict(self.seen),
+            self.family.shape(1),
+            self.carry,
+            inputs=self.inputs,
+            peek=self._peek(hidden),
+            align=self.family.aligned,
+            unit=self.unit,
+        )
         selection = self.reducer.select(taps, stage)
         self.outputs |= selection.outputs
         if selection.scores is not None:
@@ -146,33 +168,42 @@ class Surgeon:
         if selection.key_bias is not None:
             self.bias = torch.zeros(hidden.shape[1]) if self.bias is None else self.bias.clone()
             for start, added in zip(self.starts, selection.key_bias[0], strict=True):
-                self.bias[start : start + self.width] += added
+                self.bias[start : start + self.width * self.unit] += added.repeat_interleave(self.unit)
+        if stage.cls:
+            self._adopt()
         if stage.keep is not None or selection.key_bias is not None:
-            self.seen = {stage.layer: Seen({"out": hidden})}
+            self.seen = {stage.layer: Seen({"mid" if stage.at == "mid" else "out": hidden})}
         return hidden
+
+    def _adopt(self) -> None:
+        """The row in front of each span joins it."""
+        assert self.origin is not None
+        self.starts, self.width = tuple(start - 1 for start in self.starts), self.width + 1
+        self.origin = torch.cat([torch.full((len(self.starts), 1), -1), self.origin], 1)
+        self.carry = {name: torch.cat([0.0 * v[..., :1], v], -1) for name, v in self.carry.items()}
 
     def _cut(self, stage: Stage, selection: Selection, hidden: Tensor) -> Tensor:
         """Walk the sequence span by span and put the new one together."""
         assert self.origin is not None
         chosen = self.forced.get(stage, selection.indices[0] if selection.indices is not None else None)
         chosen = torch.zeros(len(self.starts), 0, dtype=torch.int64) if chosen is None else chosen
-        width, end = (stage.keep or 0) + stage.extra, 0
+        width, unit, end = (stage.keep or 0) + stage.extra, self.unit, 0
+        within = torch.arange(unit)
         rows, places, starts = list[Tensor](), list[Tensor](), list[int]()
         for number, start in enumerate(self.starts):
             rows.append(hidden[0, end:start])
             places.append(torch.arange(end, start))
             starts.append(sum(len(part) for part in rows))
-            span = hidden[0, start : start + self.width]
-            rows.append(_mixed(span, chosen[number], stage, selection, number))
-            places.append(start + torch.cat([chosen[number], torch.zeros(stage.extra, dtype=torch.int64)]))
-            end = start + self.width
+            tokens = hidden[0, start : start + self.width * unit].unflatten(0, (self.width, unit)).flatten(1)
+            kept = _mixed(tokens, chosen[number], stage, selection, number)
+            rows.append(kept.reshape(-1, hidden.shape[2]))
+            sources = torch.cat([chosen[number].clamp(min=0), torch.zeros(stage.extra, dtype=torch.int64)])
+            places.append((start + sources[:, None] * unit + within).flatten())
+            end = start + self.width * unit
         rows.append(hidden[0, end:])
         places.append(torch.arange(end, hidden.shape[1]))
         source = torch.cat(places)
-        merged = [-1] * stage.extra
-        self.origin = torch.stack(
-            [torch.cat([o[c], o.new_tensor(merged)]) for o, c in zip(self.origin, chosen, strict=True)]
-        )
+        self.origin = torch.stack([_origins(o, c, stage.extra) for o, c in zip(self.origin, chosen, strict=True)])
         self.kept[stage] = self.origin
         self.carry = {name: _carried(values, chosen, stage.extra) for name, values in self.carry.items()}
         if self.positions is not None:
@@ -182,18 +213,19 @@ class Surgeon:
         if self.bias is not None:
             self.bias = self.bias[source]
         for start in self.starts:  # merged rows begin without a past
-            merged_rows = slice(start + width - stage.extra, start + width)
+            merged_rows = slice(start + (width - stage.extra) * unit, start + width * unit)
             if self.bias is not None:
                 self.bias[merged_rows] = 0.0
             if self.positions is not None and self.reducer.positions == "keep":
                 self.positions[merged_rows] = 0
-        self.prompt -= len(self.starts) * (before - width)
+        self.prompt -= len(self.starts) * (before - width) * unit
         return torch.cat(rows)[None]
 
 
 def _mixed(span: Tensor, chosen: Tensor, stage: Stage, selection: Selection, number: int) -> Tensor:
     """The rows of one span that live on, `[keep+extra,C]`."""
-    kept = [span[index] for index in chosen.tolist()] + [span.new_zeros(span.shape[1])] * stage.extra
+    nothing = span.new_zeros(span.shape[1])
+    kept = [span[index] if index >= 0 else nothing for index in chosen.tolist()] + [nothing] * stage.extra
     if selection.mix is not None:
         targets = selection.mix_rows or range(len(chosen), len(kept))
         for row, weights in zip(targets, selection.mix[0, number], strict=True):
@@ -201,6 +233,11 @@ def _mixed(span: Tensor, chosen: Tensor, stage: Stage, selection: Selection, num
     return torch.stack(kept) if kept else span[:0]
 
 
+def _origins(origin: Tensor, chosen: Tensor, extra: int) -> Tensor:
+    """Places in the uncut span; blanks keep their mark, merged rows get -1."""
+    return torch.tensor([int(origin[c]) if c >= 0 else c for c in chosen.tolist()] + [-1] * extra, dtype=torch.int64)
+
+
 def _carried(values: Tensor, chosen: Tensor, extra: int) -> Tensor:
-    rows = [torch.cat([v[c], v.new_zeros(extra)]) for v, c in zip(values[0], chosen, strict=True)]
+    rows = [torch.cat([v[c.clamp(min=0)], v.new_zeros(extra)]) for v, c in zip(values[0], chosen, strict=True)]
     return torch.stack(rows)[None]

@@ -50,9 +50,10 @@ class RecordedTaps:
 
     def span_of(self, values: Tensor) -> Tensor:
         """The spans of `[B,...,S]` as `[B,I,...,N]`."""
-        start = self.sequence.start
+        start, unit = self.sequence.start, self.sequence.unit
         if isinstance(start, int):
-            return values[..., start : start + self.sequence.width].unsqueeze(1)
+            span = values[..., start : start + self.sequence.width * unit].unsqueeze(1)
+            return span if unit == 1 else span.unflatten(-1, (-1, unit)).mean(-1)
         return self.sequence.span_of(values.movedim(-1, 1)).movedim(2, -1)
 
     def aligned(self, states: Tensor, *, norm: bool) -> Tensor:

@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from engines.errors import UserError
 from engines.flops import Geometry
 from engines.json_file import read_object
 from exporter.attention import Tape
 from exporter.clip_processor import clip_processor
 from exporter.config import check_clip, check_llama, check_projector, refusals_in_words, stop_tokens
 from exporter.family import Facts, Family, Widths
+from exporter.form import Asked, Form
 from exporter.reducer import QKV, Grid, Shape
 from exporter.section import Section
 from exporter.stack import Block, Rope, Stack
@@ -34,6 +36,15 @@ class Llava(Family):
     """Where the tensors of `LlavaForConditionalGeneration` live."""
 
     architectures = ("LlavaForConditionalGeneration",)
+    title = "LLaVA-1.5"
+
+    @classmethod
+    def forms(cls, config: Any, asked: Asked) -> tuple[Form, ...]:
+        """One: a square picture."""
+        asked.refuse(cls.title, "--grid", "--image-size", "--frames")
+        if asked.input == "video":
+            raise UserError(f"--input video: {cls.title} takes pictures only")
+        return (Form(size=(config.vision_config.image_size,) * 2),)
 
     @classmethod
     def load_config(cls, directory: Path) -> Any:
@@ -90,8 +101,7 @@ class Llava(Family):
 
     def facts(self, directory: Path) -> Facts:
         """Ids from the config and the generation config."""
-        text, vision = self.config.text_config, self.config.vision_config
-        shape = self.shape(1)
+        text = self.config.text_config
         return Facts(
             family="llava",
             image_token_id=self.config.image_token_id,
@@ -99,9 +109,6 @@ class Llava(Family):
             pad_token_id=text.pad_token_id or 0,
             vocab_size=text.vocab_size,
             hidden_size=text.hidden_size,
-            patches=shape.patches,
-            grid=(shape.grid.rows, shape.grid.cols),
-            image_size=(vision.image_size, vision.image_size),
             layers=text.num_hidden_layers,
             kv_heads=text.num_key_value_heads,
             head_dim=self.widths.head_dim,
@@ -123,8 +130,7 @@ class Llava(Family):
             images=images,
         )
 
-    @staticmethod
-    def preprocess(directory: Path) -> Mapping[str, Any]:
+    def preprocess(self, directory: Path) -> Mapping[str, Any]:
         """CLIP's image processor: resize, optional centre crop, rescale, normalise."""
         return clip_processor(directory)
 
@@ -146,18 +152,17 @@ class Llava(Family):
         )
 
     @property
-    def pixels(self) -> tuple[int, int, int]:
+    def pixels(self) -> tuple[int, ...]:
         """CLIP's square picture."""
-        vision = self.config.vision_config
-        return vision.num_channels, vision.image_size, vision.image_size
+        return self.config.vision_config.num_channels, *self.form.size
 
     @property
     def widths(self) -> Widths:
         """LLaMA's."""
         text = self.config.text_config
         head = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-        image = self.config.image_token_id
-        return Widths(text.hidden_size, text.num_key_value_heads, head, text.vocab_size, image)
+        placeholders = (self.config.image_token_id,)
+        return Widths(text.hidden_size, text.num_key_value_heads, head, text.vocab_size, placeholders)
 
     @property
     def prefix(self) -> int:
@@ -201,8 +206,7 @@ class Llava(Family):
         assert isinstance(layers, nn.ModuleList)
         return layers
 
-    @classmethod
-    def stock_pixels(cls, directory: Path, picture: Path) -> Tensor:
+    def stock_pixels(self, directory: Path, picture: Path) -> Tensor:
         """CLIP's image processor, on Pillow: the one that checkpoints were trained and evaluated with."""
         from transformers import CLIPImageProcessorPil
 

@@ -53,8 +53,8 @@ class Job:
 
     def walk(self, stack: Stack, **start: object) -> Walk:
         """A sequence on its way through one stack of this job."""
-        grid = self.family.shape(self.images).grid
-        return Walk(stack, self.reducer, self.stages, grid, **start)  # type: ignore[arg-type]
+        shape = self.family.shape(self.images)
+        return Walk(stack, self.reducer, self.stages, shape, **start)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -93,6 +93,10 @@ class Part(nn.Module):
         """`[B,1,V]`: logits of each sequence's last valid row; a row without any uses its first."""
         last = (valid.sum(1, keepdim=True) - 1).clamp(min=0)
         return self.family.head(gather_rows(hidden, last))
+
+    def place_axes(self, rows: tuple[str, ...]) -> tuple[int | str, ...]:
+        """The shape of position ids: several numbers a token come first."""
+        return rows if self.family.axes == 1 else (self.family.axes, *rows)
 
     @property
     def logits_port(self) -> Port:

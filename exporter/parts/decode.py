@@ -26,7 +26,7 @@ class DecodePart(Part):
             group = mark(number, split=split)
             slots = ("batch", f"past{group}+tokens")
             ports.append(Port(f"attention_mask{group}", "int64", slots, SLOTS))
-            ports.append(Port(f"position_ids{group}", "int64", rows, "position of each new row"))
+            ports.append(Port(f"position_ids{group}", "int64", self.place_axes(rows), "position of each new row"))
             if biased:
                 ports.append(Port(f"key_bias{group}", "float32", slots, BIAS))
         self.inputs = (*ports, *self.cache_ports(groups, "past_key_values", "past{}", split=split))

@@ -30,7 +30,7 @@ class PrefillPart(Part):
         self.inputs = (
             Port("inputs_embeds", FLOAT, (*rows, job.family.widths.hidden), "prompt rows, right-padded"),
             Port("attention_mask", "int64", rows, "1 where a row holds a token"),
-            Port("position_ids", "int64", rows, "position of each row"),
+            Port("position_ids", "int64", self.place_axes(rows), "position of each row"),
             Port("span_starts", "int64", spans, STARTS),
             *(Port(f"carry.{name}", "float32", (*spans, tokens), "from the vision part") for name in carried),
         )

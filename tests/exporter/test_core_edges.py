@@ -77,7 +77,7 @@ def test_logits_behind_a_key_bias_are_the_same_in_the_reference():
     model.set_attn_implementation(NAME)
     with torch.no_grad():
         hidden = family.patch_embeddings(pixels)
-        walk = Walk(family.tower, Biased(), stages, Grid(2, 2), Sequence(hidden, 1, 4, torch.arange(4).expand(1, 1, 4)))
+        walk = Walk(family.tower, Biased(), stages, Shape(4, Grid(2, 2)), Sequence(hidden, 1, 4, torch.arange(4).expand(1, 1, 4)))
         walk.run(2)
     torch.testing.assert_close(surgeon.outputs["raw"], walk.outputs["raw"], rtol=1e-4, atol=1e-4)
 
@@ -103,7 +103,7 @@ def test_nothing_of_the_tracer_is_left_on_values(tmp_path):
     model = tiny_model()
     family, mode = fake_model(Llava, model.config, "fp32", register())
     write(tmp_path, model)
-    traced = trace(EmbedPart(Job(family, Keeps(), ()), 2), "fp32", mode)
+    traced = trace(EmbedPart(Job(family, Keeps(), ())), "fp32", mode)
     attach(traced, match(family, open_checkpoint(tmp_path)), tmp_path)
     save(traced, tmp_path / "e.onnx")
     assert b"pkg.torch" not in (tmp_path / "e.onnx").read_bytes()

@@ -5,13 +5,13 @@ import torch
 from exporter.attention import Tape
 from exporter.eager_taps import EagerTaps, Seen
 from exporter.masks import visible
-from exporter.reducer import QKV, Grid
+from exporter.reducer import QKV, Grid, Shape
 from exporter.sequence import Sequence
 from exporter.taps import Record, RecordedTaps
 from tests.exporter.attention_by_hand import LOWEST, by_hand
 
 LENGTH, AHEAD, SCALE = 6, 2, 0.4  # two rows stand behind those that a selection may look at
-GRID = Grid(1, 2)
+SHAPE = Shape(2, Grid(1, 2))
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def seen():
 
 
 def taps(seen, **more):
-    return EagerTaps((0, 3), 2, LENGTH, {3: seen}, GRID, **more)
+    return EagerTaps((0, 3), 2, LENGTH, {3: seen}, SHAPE, **more)
 
 
 def recorded(seen):
@@ -44,7 +44,7 @@ def recorded(seen):
     def project(layer, rope):
         raise AssertionError(f"layer {layer} is recorded")
 
-    return RecordedTaps(sequence, records, project, mask, GRID, {})
+    return RecordedTaps(sequence, records, project, mask, SHAPE, {})
 
 
 ASKED = {
@@ -87,7 +87,7 @@ def test_masked_logits_are_the_lowest_number(seen):
 
 def test_several_sequences_of_one_length():
     attention = torch.rand(2, 3, LENGTH, LENGTH)
-    batch = EagerTaps((1,), 4, LENGTH, {0: Seen(attention=attention)}, GRID, batch=2)
+    batch = EagerTaps((1,), 4, LENGTH, {0: Seen(attention=attention)}, SHAPE, batch=2)
     places = torch.tensor([[2], [5]])
     assert torch.equal(batch.rows(0, places), torch.stack([attention[0, :, 2:3], attention[1, :, 5:6]]))
     assert batch.span.tolist() == [[[1, 2, 3, 4]]] * 2

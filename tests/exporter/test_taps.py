@@ -4,7 +4,7 @@ import torch
 
 from exporter.attention import Tape
 from exporter.masks import visible
-from exporter.reducer import Grid
+from exporter.reducer import Grid, Shape
 from exporter.sequence import Sequence
 from exporter.taps import Record, RecordedTaps
 from tests.exporter.attention_by_hand import by_hand
@@ -34,7 +34,7 @@ class Case:
 
     def make(self, project):
         mask = None if self.valid is None else lambda places: visible(self.valid, places)
-        return RecordedTaps(self.sequence, {3: self.record}, project, mask, Grid(1, 2), {})
+        return RecordedTaps(self.sequence, {3: self.record}, project, mask, Shape(2, Grid(1, 2)), {})
 
 
 CASES = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from exporter.attention import fused
-from exporter.reducer import Grid, Reducer, Selection
+from exporter.reducer import Grid, Reducer, Selection, Shape
 from exporter.sequence import Sequence
 from exporter.stack import Block, Stack, Walk
 
@@ -83,7 +83,7 @@ class Tiny:
     def __init__(self, *stages, sequence, script=None, positions="renumber", name="decoder", turn=True):
         self.layers = [Layer(1), Layer(2)]
         stack = Stack(name, tuple(layer.block() for layer in self.layers), rotary if turn else None)
-        self.walk = Walk(stack, Scripted(script=script or {}, positions=positions), stages, Grid(2, 2), sequence)
+        self.walk = Walk(stack, Scripted(script=script or {}, positions=positions), stages, Shape(4, Grid(2, 2)), sequence)
 
     def run(self, layers=2):
         self.walk.run(layers)

@@ -1,0 +1,20 @@
+"""What the methods for video share: the rows of all frames behind the projector, and how alike two rows are."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from exporter.reducer import Taps
+
+EPSILON = 1e-8
+
+
+def frames(taps: Taps) -> Tensor:
+    """The projected rows of a video, frame by frame: `[B,F,L,D]` fp32."""
+    return taps.hidden(-1).float().unflatten(1, (taps.shape.views, taps.shape.patches))
+
+
+def cosine(left: Tensor, right: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """`a.b / (max(|a|, epsilon) max(|b|, epsilon))` over the last axis, which goes."""
+    lengths = left.norm(dim=-1).clamp(min=epsilon) * right.norm(dim=-1).clamp(min=epsilon)
+    return (left * right).sum(-1) / lengths
