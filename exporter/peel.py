@@ -49,5 +49,5 @@ def _round(matrix: Tensor, line: Tensor, drop: int) -> Tensor:
     """The list `[B,R]` after one round, `[B,R-drop]`."""
     scored, others = line[:, ::2], line[:, 1::2]
     between = gather_rows(gather_rows(matrix, scored).transpose(1, 2), others)
-    order = between.amax(1).sort(-1, descending=True, stable=True).indices
+    order = between.amax(1).sort(dim=-1, descending=True, stable=True).indices
     return torch.cat([gather_rows(scored, order[:, drop:]), others], 1)

@@ -40,8 +40,7 @@ class EVS(Reducer):
     positions = "keep"
     needs = frozenset({"video"})
     differences = (
-        "text behind the video goes on where it would without pruning; vLLM's M-RoPE puts it at the video's base plus "
-        "the grid's width, where it overlaps the video's own positions",
+        "text goes on where it would without pruning; vLLM's M-RoPE puts it at the video's base plus the grid's width",
         "with positions in one dimension kept tokens keep theirs too; vLLM numbers them anew for such models",
         "cosines in fp32: tokens of a still picture that tie in bf16 may rank otherwise; ties go to the lower index",
         "one video at a time: no similarity threshold and no memory of an earlier chunk",

@@ -76,7 +76,8 @@ class HiPrune(Reducer):
         """The object layer, 0-based."""
         if self.object_layer is not None:
             return self.object_layer - 1
-        return same_depth(*((9, 24) if shape.has_cls else (16, 32)), shape) - 1
+        of = (9, 24) if shape.has_cls else (16, 32)
+        return max(1, same_depth(*of, shape)) - 1
 
     def anchors(self, keep: int) -> int:
         """How many anchors; halves round to even."""
@@ -88,7 +89,7 @@ class HiPrune(Reducer):
         deep = received(taps, scored_layer(taps.shape, stage.layer))
         forced = torch.zeros_like(deep)
         if anchors := self.anchors(stage.keep):
-            objects = received(taps, scored_layer(taps.shape, max(0, self.layer(taps.shape))))
+            objects = received(taps, scored_layer(taps.shape, self.layer(taps.shape)))
             forced = marked(with_neighbours(ranked(objects, anchors), taps.shape.grid), deep.shape[-1])
         if self.mode == "exact-budget" or taps.shape.has_cls:
             scores = deep + 2 * forced  # no mean exceeds 1

@@ -22,10 +22,10 @@ LATER = 2.0**10  # exact in fp32, and far above the ratio of any two scores: 0.6
 class VidCom2(Reducer):
     """Frames share the budget by how far they stand from the video, tokens stay by how far from frame and video.
 
-    The `floor(C/2)` channels of least variance, each token of unit length: y. Their means are the centres c of the video
-    and c_f of a frame. `G(d) = sum_a exp(-d / 2a)` for a of 1/8 to 2; `V = G(|y - c|^2)`, `U = G(|y - c_f|^2)`. Frame f
-    keeps `k_f = max(1, round(L min(1, r (1 + p_f - 1/F))))` tokens of the lowest `V + U` (fp32), p the softmax over
-    frames of `-mean_i V / 0.01`. Budget: tokens of the whole video.
+    The `floor(C/2)` channels of least variance, each token of unit length: y. Their means are the centres c of the
+    video and c_f of a frame. `G(d) = sum_a exp(-d / 2a)` for a of 1/8 to 2; `V = G(|y - c|^2)`, `U = G(|y - c_f|^2)`.
+    Frame f keeps `k_f = max(1, round(L min(1, r (1 + p_f - 1/F))))` tokens of the lowest `V + U` (fp32), p the softmax
+    over frames of `-mean_i V / 0.01`. Budget: tokens of the whole video.
 
     Attributes:
         mode: "vllm": exactly the budget; what rounding leaves over or lacks comes from the lowest V + U of the whole
@@ -82,8 +82,9 @@ class VidCom2(Reducer):
     def _rate(self, shape: Shape, keep: int) -> float:
         if self.r_ratio is not None:
             return self.r_ratio
-        spare = shape.views if self.mode == "official" else 0
-        return max(1, keep - spare) / shape.tokens
+        if self.mode == "official" and keep < shape.tokens:
+            keep -= shape.views  # the spare slots
+        return max(1, keep) / shape.tokens
 
 
 def calm_channels(video: Tensor) -> Tensor:

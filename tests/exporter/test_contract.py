@@ -70,6 +70,23 @@ def test_taps_of_the_layer_about_to_run(folder):
     assert names(contract, "prefill", "outputs")["kept_indices.0"] == ["batch", 1, 32]
 
 
+def test_merging_inside_a_layer_and_the_cls_row_kept(folder):
+    contract = passed(toy("half-way", folder))
+    assert [(stage["at"], stage["keep"]) for stage in contract["plan"]] == [("mid", 96), ("mid", 64), ("after", 31)]
+    assert contract["pictures"][0]["tokens"] == 32
+
+
+def test_rows_of_zeros_and_empty_slots(folder):
+    outcome = toy("blanked", folder)
+    assert passed(outcome)["pictures"][0]["tokens"] == 32
+
+
+def test_a_method_that_reads_the_prompt(folder):
+    inputs = names(passed(toy("reader", folder)), "vision", "inputs")
+    assert inputs["text_embeds"] == ["batch", "words", 160]
+    assert inputs["text_mask"] == ["batch", "words"]
+
+
 def test_a_cut_decoder_builds_for_tensorrt(folder):
     engines = toy("carrier", folder, 2, ("trt-rtx",)).contract["engines"]["trt-rtx"]
     fused = engines["fused_attention"]
@@ -98,14 +115,16 @@ class Odd(Reducer):
     [
         (Odd(Stage("tower", 23, keep=3)), "no tower layer 23"),
         (Odd(Stage("decoder", 31, keep=3)), "allows -1 to 30"),
-        (Odd(Stage("tower", 0, "kv", keep=3)), "'kv' a layer is not supported"),
+        (Odd(Stage("tower", 0, "kv", keep=3)), "'kv' a tower layer is not supported"),
         (Odd(Stage("tower", 0, keep=9), Stage("tower", 1, keep=10)), "cannot keep 10 of 9"),
         (Odd(Stage("tower", 0, keep=9), Stage("projected", keep=10)), "cannot keep 10 of 9"),
         (Odd(Stage("decoder", 3), Stage("tower", 0)), "not in the order"),
         (Odd(Stage("projected", keep=0)), "nothing is left of an image"),
         (Odd(Stage("decoder", 3, keep=4, extra=1), positions="keep"), "no position to keep"),
         (Odd(positions="slot"), "slot positions are not supported"),
-        (Odd(needs=frozenset({"text"})), "needs text"),
+        (Odd(needs=frozenset({"video"})), "frames of a video"),
+        (Odd(Stage("decoder", 0, "mid", keep=3)), "'mid' a decoder layer is not supported"),
+        (Odd(Stage("projected", keep=3, cls=True)), "no .CLS. token to keep"),
     ],
 )
 def test_plans_that_no_stack_can_run_are_refused(reducer, says):

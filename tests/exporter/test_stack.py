@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from exporter.attention import Tape
 from exporter.parts.base import Group
 from exporter.parts.prefill import groups_of
 from exporter.reducer import Selection, Stage
@@ -191,3 +194,49 @@ def test_a_key_bias_makes_earlier_layers_stale():
     script = {stages[0]: biased, stages[1]: lambda taps, _: taps.rows(0, "last")}
     with pytest.raises(ValueError, match="carry scores instead"):
         Tiny(*stages, sequence=prompts(), script=script).run()
+
+
+def test_a_cut_in_the_middle_of_a_layer_spares_its_mlp():
+    before = encoded()
+    stages = (Stage("tower", 0, "mid", keep=2),)
+    looked = {}
+
+    def act(taps, stage):
+        looked["middle"], looked["keys"] = taps.hidden(0, "mid"), taps.qkv(0).k
+        return Selection(torch.tensor([[[0, 2]], [[1, 3]]]))
+
+    tiny = Tiny(*stages, sequence=before, script={stages[0]: act}, name="tower", turn=False)
+    got = tiny.run().sequence.hidden
+    layer, rows = tiny.layers[0], torch.tensor([[0, 1, 3], [0, 2, 4]])
+    middle = before.hidden + layer.attention(norm(before.hidden), None, None, Tape())
+    torch.testing.assert_close(looked["middle"], middle)
+    assert looked["keys"].shape[2] == 5
+    left = middle.gather(1, rows[..., None].expand(-1, -1, middle.shape[2]))
+    left = left + layer.mlp(norm(left))
+    torch.testing.assert_close(got, plain(tiny, left, layers=(1,))[0])
+
+
+def test_the_layer_about_to_run_shows_all_its_points():
+    stage, looked = Stage("tower", 0, keep=3), {}
+
+    def act(taps, stage):
+        looked.update({point: taps.hidden(1, point) for point in ("attention_out", "out")})
+        return Selection(torch.arange(3).expand(2, 1, -1))
+
+    before = encoded()
+    tiny = Tiny(stage, sequence=before, script={stage: act}, name="tower", turn=False)
+    tiny.run(1)
+    first = plain(tiny, before.hidden, layers=(0,))[0]
+    torch.testing.assert_close(looked["out"], plain(tiny, first, layers=(1,))[0])
+    torch.testing.assert_close(looked["attention_out"], tiny.layers[1].attention(norm(first), None, None, Tape()))
+
+
+def test_a_window_limits_what_the_rows_of_a_cut_sequence_see():
+    before = encoded()
+    tiny = Tiny(sequence=before, name="tower", turn=False)
+    seen = (torch.arange(5) // 2)[:, None] == torch.arange(5) // 2
+    windows = {0: seen.expand(2, 1, -1, -1), 1: None}
+    tiny.walk.stack = replace(tiny.walk.stack, window=lambda layer, sequence: windows[layer])
+    mask = torch.zeros(2, 1, 5, 5).masked_fill(~seen, LOWEST)
+    first = plain(tiny, before.hidden, mask, layers=(0,))[0]
+    torch.testing.assert_close(tiny.run().sequence.hidden, plain(tiny, first, layers=(1,))[0])

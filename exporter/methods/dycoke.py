@@ -1,0 +1,113 @@
+"""DyCoke, its first stage: of every second frame keep the tokens that differ most from the frame before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engines.errors import UserError
+from exporter.budget import Budget
+from exporter.frames import cosine, frames
+from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
+from exporter.select import gather_rows, top_k
+from exporter.slots import ranks
+
+
+@dataclass(frozen=True)
+class DyCoke(Reducer):
+    """Prune odd frames against the even ones before them, and every fourth frame against the one two before it.
+
+    Of frame 2j+1 the k places of the smallest `cos(x[2j,i], x[2j+1,i])` stay; of frame g+2, for g = 0, 4, 8, ... below
+    F-4, those of the smallest `cos(x[g,i], x[g+2,i])`; fp32, epsilon 1e-8. All other frames stay whole, except that an
+    odd number of frames loses its last one. With P = F // 2 pairs and m such g, `K = L (P - m) + k (P + m)`. Budget:
+    tokens of the whole video; k is the largest with which K is no more, so K may be up to P + m - 1 less.
+
+    Attributes:
+        merging_ratio: k = int((1 - merging_ratio) L) instead of what --keep says; the authors' default is 0.7.
+        order: the kept tokens of a pruned frame by their place ("spatial"), or by rising similarity as the authors'
+            code has them ("similarity").
+
+    Raises:
+        ValueError: an unknown order, or a ratio outside [0, 1).
+        UserError: fewer than five frames, or a budget below the frames that stay whole.
+
+    Source: *DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models*, arXiv 2411.15024.
+
+    """
+
+    title = "DyCoke"
+    paper = "DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models"
+    arxiv = "2411.15024"
+    needs = frozenset({"video"})
+    differences = (
+        "the first stage alone: the second, which picks keys and values at every decoding step, is left out",
+        "tokens of a pruned frame stand in the order of their places; the authors' order is order=similarity",
+        "at least one token of every frame stays, except of the last of an odd number",
+        "ties go to the lower index, cosines are fp32",
+    )
+
+    merging_ratio: float | None = None
+    order: str = "spatial"
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        ratio = self.merging_ratio
+        if ratio is not None and not (isinstance(ratio, float | int) and 0 <= ratio < 1):
+            raise ValueError(f"merging_ratio is a rate of pruning from 0 to below 1, not {ratio}")
+        if self.order not in {"spatial", "similarity"}:
+            raise ValueError(f"order is spatial or similarity, not {self.order}")
+
+    def plan(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
+        """One cut of the whole video."""
+        if shape.views < 5:
+            raise UserError(f"--method dycoke: compares frames four apart and needs 5 or more, not {shape.views}")
+        pruned = len(comparisons(shape.views))
+        whole = (shape.views // 2 * 2 - pruned) * shape.patches
+        if self.merging_ratio is None:
+            each = (min(budget.count(shape.tokens), whole + pruned * shape.patches) - whole) // pruned
+        else:
+            each = int((1 - self.merging_ratio) * shape.patches)
+        if each < 1:
+            raise UserError(
+                f"--method dycoke: of {shape.tokens} tokens {whole} stay whole and {pruned} frames keep one or more: "
+                f"give --keep {whole + pruned} or more (merging_ratio: less)"
+            )
+        return (Stage("projected", keep=whole + pruned * each),)
+
+    def select(self, taps: Taps, stage: Stage) -> Selection:
+        """The whole frames, and of the others as many tokens as the budget leaves to each."""
+        assert stage.keep is not None
+        views, patches = taps.shape.views, taps.shape.patches
+        pruned = [frame for _, frame in comparisons(views)]
+        whole = [frame for frame in range(views // 2 * 2) if frame not in pruned]
+        each = (stage.keep - len(whole) * patches) // len(pruned)
+        chosen = self._least(similarity(frames(taps)), each) + torch.tensor(pruned)[:, None] * patches
+        kept = torch.tensor(whole)[:, None] * patches + torch.arange(patches)
+        found = torch.cat([kept.flatten().expand(chosen.shape[0], -1), chosen.flatten(1)], 1)
+        # where each row stands in time: frames one by one, each with its rows as they are
+        time = [frame for frame in whole for _ in range(patches)] + [frame for frame in pruned for _ in range(each)]
+        order = sorted(range(len(time)), key=time.__getitem__)
+        return Selection(indices=found[:, torch.tensor(order)][:, None])
+
+    def _least(self, alike: Tensor, each: int) -> Tensor:
+        """`[B,R,each]`: places of the smallest similarities of `[B,R,L]`."""
+        places = top_k(-alike, each)
+        if self.order == "spatial":
+            return places
+        return torch.zeros_like(places).scatter(-1, ranks(gather_rows(alike, places)), places)
+
+
+def comparisons(views: int) -> list[tuple[int, int]]:
+    """(frame to compare with, frame that is pruned): odd frames, then those in the middle of groups of four."""
+    return [(f, f + 1) for f in range(0, views - 1, 2)] + [(g, g + 2) for g in range(0, views - 4, 4)]
+
+
+def similarity(video: Tensor) -> Tensor:
+    """`[B,R,L]` fp32: cosines of the pruned frames of `[B,F,L,D]` with the ones they are compared with."""
+    pairs = torch.tensor(comparisons(video.shape[1]))
+    return cosine(video[:, pairs[:, 0]], video[:, pairs[:, 1]])
+
+
+METHOD = DyCoke
