@@ -20,6 +20,7 @@ from exporter.parts.base import Group, Job, Part, Port
 from exporter.parts.decode import DecodePart
 from exporter.parts.embed import EmbedPart
 from exporter.parts.prefill import PrefillPart
+from exporter.parts.text import TextPart
 from exporter.parts.vision import VisionPart
 from exporter.progress import Reporter
 from exporter.trace import fake_model, save, trace
@@ -65,6 +66,8 @@ class Tracer:
         draft = self.draft
         made = [self._vision(each, report) for each in draft.planned]
         made.append(self._built("embed", {}, EmbedPart, report))
+        if draft.clip is not None:
+            made.append(self._built("text", {}, TextPart, report))
         if draft.cut_decoder:
             key = {**self._method(draft.main), "images": draft.images, "tokens": draft.tokens}
             made += self._cut_decoder(key, made[0], report)

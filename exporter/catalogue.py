@@ -6,8 +6,17 @@ import inspect
 from dataclasses import fields
 
 from engines.tables import Table
+from exporter.family import Family
 from exporter.reducer import Reducer
-from exporter.registry import method_class, method_names
+from exporter.registry import families, method, method_class, method_names
+
+
+REASONS = {
+    "cls": "no [CLS]",
+    "clip": "not a CLIP tower",
+    "video": "no video input",
+    "text": "no prompt embeddings",
+}
 
 
 def listing() -> Table:
@@ -17,6 +26,22 @@ def listing() -> Table:
         found = method_class(name)
         rows.append((name, found.title, found.arxiv or "-", found.site, _defaults(found) or "-"))
     return Table("Methods", ("--method", "name", "arXiv", "site", "parameters"), tuple(rows))
+
+
+def why_not(method: Reducer, family: type[Family]) -> str | None:
+    """Why a method has no meaning for a family; None if it has one."""
+    missing = sorted(method.needs - family.offers)
+    return REASONS[missing[0]] if missing else None
+
+
+def matrix() -> Table:
+    """Every method against every family: where it works, or why it has no meaning there."""
+    known = families()
+    rows = []
+    for name in method_names():
+        found = method(name)
+        rows.append((name, *(why_not(found, each) or "yes" for each in known)))
+    return Table("Methods by family", ("--method", *(each.title for each in known)), tuple(rows))
 
 
 def describe(name: str) -> str:

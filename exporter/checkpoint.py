@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,18 @@ class Checkpoint:
         config: config.json.
         tensors: every tensor's place, by name.
         files: names of the shards that hold them, sorted.
+        places: where files lie that are not in `dir`.
     """
 
     dir: Path
     config: dict[str, Any]
     tensors: Mapping[str, Tensor]
     files: list[str]
+    places: Mapping[str, Path] = field(default_factory=dict)
+
+    def path(self, file: str) -> Path:
+        """Where one of its files really lies."""
+        return self.places.get(file, self.dir / file).resolve()
 
     def fingerprint(self) -> str:
         """sha256 over the config and all shard headers, in hex: cheap; says nothing about the values."""
@@ -44,7 +50,7 @@ class Checkpoint:
 
     def content_hash(self, file: str) -> str:
         """sha256 of one of its files, in hex; remembered while its path, size and mtime are the same."""
-        path = (self.dir / file).resolve()
+        path = self.path(file)
         found = path.stat()
         key = {"path": str(path), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
         entry, _ = cached("sha256", key, lambda folder: _note(folder / "sha256", hash_file(path)))

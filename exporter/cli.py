@@ -107,12 +107,16 @@ def _params(given: tuple[str, ...]) -> dict[str, str]:
 
 @tp_export.command()
 @click.argument("name", required=False)
-def methods(name: str | None) -> None:
+@click.option("--matrix", is_flag=True, help="Which method works on which model family, or why not.")
+def methods(name: str | None, matrix: bool) -> None:
     """List the methods, or describe one."""
     from engines.tables import print_tables
+    from exporter import catalogue
     from exporter.catalogue import describe, listing
 
-    if name is None:
+    if matrix:
+        print_tables([catalogue.matrix()], Console())
+    elif name is None:
         print_tables([listing()], Console())
     else:
         click.echo(describe(name))

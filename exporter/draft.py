@@ -17,6 +17,7 @@ from engines.registry import Dtype, Target, engine, parse_targets
 from exporter.attention import register
 from exporter.budget import Budget
 from exporter.checkpoint import Checkpoint, find, open_checkpoint
+from exporter.clip_aux import HINT, ROLE, beside, join, load_config
 from exporter.clip_processor import output_size
 from exporter.config import refusals_in_words
 from exporter.demo import DEMO, demo_checkpoint
@@ -68,6 +69,7 @@ class Draft:
     reducer: Reducer
     targets: tuple[Target, ...]
     stored: Dtype
+    clip: Path | None = None  # the CLIP checkpoint beside it
 
     @classmethod
     def of(cls, recipe: Recipe) -> Draft:
@@ -83,8 +85,11 @@ class Draft:
         checkpoint = open_checkpoint(folder)
         family = family_of(checkpoint.config, str(folder))
         config = family.load_config(folder)
+        clip = _clip(recipe, reducer, family)
+        if clip is not None:
+            checkpoint, config.clip_aux = join(checkpoint, clip), load_config(clip)
         with refusals_in_words(folder / "config.json"), torch.device("meta"):
-            empty = family(config, family.empty(config, torch.float32, register()))
+            empty = family(config, beside(family.empty(config, torch.float32, register()), config, torch.float32))
         asked = Asked(recipe.input, recipe.grids, recipe.image_size, recipe.frames)
         planned = tuple(_planned(recipe, reducer, empty.of(form), folder) for form in family.forms(config, asked))
         stored = PRECISIONS[widest(match(empty, checkpoint))]
@@ -98,6 +103,7 @@ class Draft:
             reducer,
             targets,
             stored,
+            clip,
         )
         draft.check()
         return draft
@@ -215,6 +221,21 @@ def _planned(recipe: Recipe, reducer: Reducer, family: Family, folder: Path) -> 
     cut = any(stage.keep is not None for stage in stages if stage.stack != "decoder")
     added = 0 if cut else family.added
     return Planned(family.form, shape, stages, family.preprocess(folder), family.placeholder, family.mrope, added)
+
+
+def _clip(recipe: Recipe, reducer: Reducer, family: type[Family]) -> Path | None:
+    """The auxiliary CLIP checkpoint, where the method reads one."""
+    if unknown := sorted(set(recipe.aux) - {ROLE}):
+        raise UserError(f"--aux {unknown[0]}: no method uses such a model; there is: {ROLE}")
+    if "clip" not in reducer.needs:
+        if recipe.aux:
+            raise UserError(f"--aux {ROLE}: --method {recipe.method} does not use it; leave it out")
+        return None
+    if ROLE not in family.offers:
+        raise UserError(f"--method {recipe.method}: it needs a CLIP vision tower, which {family.title} does not have")
+    if ROLE not in recipe.aux:
+        raise UserError(f"--method {recipe.method}: it reads the question through a CLIP text tower: {HINT}")
+    return find(recipe.aux[ROLE])
 
 
 def _check_recipe(recipe: Recipe) -> None:

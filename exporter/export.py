@@ -17,6 +17,7 @@ from engines.session import Session
 from exporter import outcome
 from exporter.build_engines import Yard
 from exporter.build_parts import Built, Tracer
+from exporter.clip_aux import TOKENIZER as CLIP_TOKENIZER
 from exporter.contract import contract
 from exporter.draft import Draft
 from exporter.furnish import furnish
@@ -55,7 +56,7 @@ def export(recipe: Recipe, out: Path, console: Console, *, force: bool = False, 
     """
     check_target(out, force=force)
     draft = Draft.of(recipe)
-    parts = 4 if draft.cut_decoder else 3
+    parts = len(draft.planned) + (3 if draft.cut_decoder else 2) + (draft.clip is not None)
     runnable = sum(dtype in RUNNABLE for dtype in draft.precisions)
     steps = 3 + parts * (len(draft.precisions) + len(draft.targets)) + runnable
     with staging(out, force=force) as root, Reporter(console, steps) as report:
@@ -74,7 +75,9 @@ class _Run:
         """Everything between an empty directory and a sealed one."""
         draft, root = self.draft, self.root
         with self.report.step("copy weights and tokenizer"):
-            furnish(draft.checkpoint.dir, draft.checkpoint.files, root)
+            if draft.clip:
+                place(draft.clip / "tokenizer.json", root / CLIP_TOKENIZER)
+            furnish(draft.checkpoint, root)
         parts: dict[str, dict[str, Built]] = {dtype: self.trace(draft, dtype) for dtype in draft.precisions}
         told = contract(draft, parts, self._engines(parts))
         cases = self._cases()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.flops import Geometry
+from exporter.clip_aux import ClipAux
 from exporter.form import Asked, Form
 from exporter.reducer import QKV, Shape
 from exporter.stack import Stack
@@ -53,6 +54,7 @@ class Family(ABC):
         unit: rows of the tower that make one prunable token.
         axes: numbers in one token's position.
         positions: how kept tokens are numbered, where the family and not the method decides it.
+        offers: what methods may need of it: cls, clip (a tower of CLIP's), text, video.
     """
 
     architectures: ClassVar[tuple[str, ...]]
@@ -60,6 +62,7 @@ class Family(ABC):
     unit: ClassVar[int] = 1
     axes: ClassVar[int] = 1
     positions: ClassVar[str | None] = None
+    offers: ClassVar[frozenset[str]] = frozenset({"text"})
 
     def __init__(self, config: Any, model: nn.Module, form: Form | None = None) -> None:
         self.config, self.model = config, model
@@ -164,9 +167,16 @@ class Family(ABC):
         return None
 
     @property
+    def clip(self) -> ClipAux:
+        """The CLIP text tower beside the model, where one was given."""
+        found = self.model.clip
+        assert isinstance(found, ClipAux)
+        return found
+
+    @property
     def clip_width(self) -> int:
         """Width of the CLIP text tower's space."""
-        raise NotImplementedError(self.title)
+        return self.clip.visual_projection.out_features
 
     def complete(self, rows: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Rows `[B,T,D]` and patch numbers `[B,T]` of a picture with what the family adds to an uncut one."""
@@ -174,7 +184,7 @@ class Family(ABC):
 
     def aligned(self, states: Tensor, *, norm: bool) -> Tensor:
         """Tower states `[...,C]` in the space of the CLIP text tower `[...,P]`."""
-        raise NotImplementedError(f"{self.title} has no CLIP text tower beside it: {states.shape}, {norm}")
+        return self.clip.aligned(states, norm=norm)
 
     def places(self, kept: Tensor, *, keep: bool) -> tuple[Tensor, int]:
         """Positions of a picture's rows relative to its first, `[k]` or `[axes,k]`; how far the text behind moves."""
@@ -220,4 +230,4 @@ class Family(ABC):
 
     def stock_views(self, pixel_values: Tensor) -> list[Tensor]:
         """What the stock tower is called with, view by view, for one picture."""
-        return [pixel_values] if self.form.views == 1 else list(pixel_values[0].split(1))
+        return [pixel_values] if self.form.views == 1 else [pixel_values[:, view] for view in range(self.form.views)]

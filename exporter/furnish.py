@@ -8,6 +8,7 @@ from pathlib import Path
 from engines.errors import UserError
 from engines.json_file import read_object
 from engines.prompt import Prompt, read_text
+from exporter.checkpoint import Checkpoint
 from exporter.family import Facts
 from exporter.publish import place
 
@@ -21,11 +22,12 @@ TEXTS = (
 )
 
 
-def furnish(checkpoint: Path, shards: list[str], root: Path) -> None:
+def furnish(opened: Checkpoint, root: Path) -> None:
     """Copy shards beside the graphs-to-be, and everything that the runtime reads, into `root`."""
     (root / "onnx").mkdir()
-    for shard in shards:
-        place((checkpoint / shard).resolve(), root / "onnx" / shard)
+    for shard in opened.files:
+        place(opened.path(shard), root / "onnx" / shard)
+    checkpoint = opened.dir
     for name in (TOKENIZER, *TEXTS):
         if (checkpoint / name).is_file():
             place((checkpoint / name).resolve(), root / name)

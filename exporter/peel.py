@@ -36,7 +36,8 @@ def peel(matrix: Tensor, keep: int, step: int) -> Tensor:
     if torch.compiler.is_exporting():
         alive, drop = (list(column) for column in zip(*plan, strict=True))
         attributes: dict[str, int | list[int]] = {"k": keep, "alive": alive, "drop": drop}
-        matrix = torch.nn.functional.pad(matrix, (0, total % 2, 0, total % 2))  # the loop's list has two equal halves
+        if total % 2:  # the loop's list has two equal halves
+            matrix = torch.nn.functional.pad(matrix, (0, 1, 0, 1))
         return torch.onnx.ops.symbolic(
             f"{DOMAIN}::Peel", (matrix,), attributes, dtype=torch.int64, shape=[batch, keep], version=1
         )

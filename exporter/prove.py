@@ -13,6 +13,7 @@ from engines.errors import UserError
 from engines.parity import Case, Row, Run
 from engines.prompt import Prompt
 from engines.session import Session
+from exporter.clip_aux import loaded
 from exporter.draft import Draft
 from exporter.pictures import Picture
 from exporter.progress import Reporter
@@ -53,6 +54,8 @@ def prove(
         UserError: a bound is missed, unless `accept`.
     """
     stock = draft.family.reference(draft.checkpoint.dir)  # its own weights, whatever precision the engines use
+    if draft.clip is not None:
+        stock.add_module("clip", loaded(draft.config, draft.clip))
     references = [
         Reference(draft.family(draft.config, stock, each.form), draft.reducer, each.stages) for each in draft.planned
     ]

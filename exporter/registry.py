@@ -77,18 +77,23 @@ def _reads_as(kind: type[float], text: str) -> bool:
     return True
 
 
+def families() -> list[type[Family]]:
+    """Every family."""
+    found = [importlib.import_module(f"exporter.models.{m.name}").FAMILY for m in pkgutil.iter_modules(models.__path__)]
+    assert all(isinstance(each, type) and issubclass(each, Family) for each in found)
+    return found
+
+
 def family(config: Mapping[str, Any], where: str) -> type[Family]:
     """The family that exports checkpoints with this config.
 
     Raises:
         UserError: no family names one of the config's architectures; the supported ones are listed.
     """
-    found = [importlib.import_module(f"exporter.models.{m.name}").FAMILY for m in pkgutil.iter_modules(models.__path__)]
+    found = families()
     named = config.get("architectures")
     for candidate in found:
         if isinstance(named, list) and any(name in named for name in candidate.architectures):
-            assert isinstance(candidate, type)
-            assert issubclass(candidate, Family)
             return candidate
     supported = ", ".join(sorted(name for candidate in found for name in candidate.architectures))
     raise UserError(

@@ -27,7 +27,8 @@ class Runs:
     def split(self, values: Tensor, fill: float) -> Tensor:
         """`[B,I,n,*tail]` as `[B,I,P,m,*tail]`, `fill` where there is no item."""
         real = self.real.reshape(*self.real.shape, *(1 for _ in values.shape[3:]))
-        return torch.where(real > 0, values[:, :, self._places], fill)
+        items = values.index_select(2, self._places.flatten())
+        return torch.where(real > 0, items.reshape(*values.shape[:2], *self.real.shape, *values.shape[3:]), fill)
 
     def mean(self, values: Tensor) -> Tensor:
         """`[B,I,P,m]` with zeros where there is no item: the stretches' means `[B,I,P]`."""

@@ -1,4 +1,4 @@
-"""Choices of a count that only the data knows: ranks to compare with it, and slots that are filled from the front."""
+"""Choices of a count that only the data knows, in slots that are filled from the front."""
 
 from __future__ import annotations
 
@@ -6,17 +6,6 @@ import torch
 from torch import Tensor
 
 EMPTY = -2  # a slot without a token, see `exporter.reducer.Stage`
-
-
-def ranks(scores: Tensor) -> Tensor:
-    """Place of every score `[..., n]` in ascending order, int64 `[..., n]`; ties go to the lower index.
-
-    By comparing all pairs, n^2 of them: for rows of a frame or a window, not of a whole video.
-    """
-    scores = scores.float()
-    other, own = scores.unsqueeze(-2), scores.unsqueeze(-1)
-    earlier = torch.ones(scores.shape[-1], scores.shape[-1]).tril(-1) > 0  # [own, other]
-    return ((other < own) | ((other == own) & earlier)).sum(-1)
 
 
 def packed(chosen: Tensor, slots: int) -> Tensor:

@@ -194,7 +194,7 @@ class Surgeon:
             rows.append(hidden[0, end:start])
             places.append(torch.arange(end, start))
             starts.append(sum(len(part) for part in rows))
-            tokens = hidden[0, start : start + self.width * unit].unflatten(0, (self.width, unit)).flatten(1)
+            tokens = hidden[0, start : start + self.width * unit].reshape(self.width, -1)
             kept = _mixed(tokens, chosen[number], stage, selection, number)
             rows.append(kept.reshape(-1, hidden.shape[2]))
             sources = torch.cat([chosen[number].clamp(min=0), torch.zeros(stage.extra, dtype=torch.int64)])

@@ -15,6 +15,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from exporter.clip_aux import beside
 from exporter.family import Family
 from exporter.parts.base import Part, Port
 
@@ -29,7 +30,7 @@ def fake_model(family: type[Family], config: object, dtype: str, attention: str)
     """The family's model with fake parameters (shapes and dtypes, no data) and real buffers."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with torch.device("meta"):
-        model = family.empty(config, DTYPES[dtype], attention)
+        model = beside(family.empty(config, DTYPES[dtype], attention), config, DTYPES[dtype])
     fakes: dict[int, nn.Parameter] = {}  # tied parameters stay tied
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -38,6 +39,8 @@ def fake_model(family: type[Family], config: object, dtype: str, attention: str)
             module.register_parameter(name, fakes.setdefault(id(parameter), fake))
     built = family(config, model)
     built.restore_buffers()
+    if hasattr(model, "clip"):
+        built.clip.restore_buffers()
     return built, mode
 
 

@@ -23,7 +23,10 @@ def match(family: Family, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
     Raises:
         UserError: one is missing, has another shape than the config says, or a dtype that is not floating.
     """
-    stored = {family.module_key(name): tensor for name, tensor in checkpoint.tensors.items()}
+    stored = {
+        name if name.startswith("clip.") else family.module_key(name): tensor
+        for name, tensor in checkpoint.tensors.items()
+    }
     tied = dict(family.model.named_parameters(remove_duplicate=False))
     names: dict[int, list[str]] = {}  # of one parameter: checkpoints store any of them
     for name, parameter in tied.items():

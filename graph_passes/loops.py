@@ -5,7 +5,7 @@ In every text `{n}` tokens are ranked and `{k}` stay; -1e38 is the score of a to
 
 GREEDY = """<ir_version: 10, opset_import: ["" : 23]>
 diverse (float[?,{n},{n}] matrix, float[?,{n}] start) => (int64[?,{k}] picks)
-<int64 trips = {{{k}}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64 width = {{{n}}}, int64 wide = {{{k}}},
+<int64 trips = {{{k}}}, bool always = {{1}}, int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64 width = {{{n}}}, int64 wide = {{{k}}},
  int64[1] depth = {{{k}}},
  float[2] gone = {{0, -1e38}}, float[2] unit = {{0, 1}}, float smallest = {{1e-6}}>
 """
@@ -17,7 +17,7 @@ SEARCH = """{{
     (int64 step, bool going, float[?,{n}] score, float[?,{n}] seen)
     => (bool on, float[?,{n}] next_score, float[?,{n}] next_seen, int64[?] pick)
     {{
-      on = Identity(going)
+      on = Identity(always)
       pick = ArgMax <axis = 1, keepdims = 0> (score)
       at = Unsqueeze(pick, one)
       row = GatherND <batch_dims = 1> (matrix, at)
@@ -36,7 +36,7 @@ FACILITY = """{{
     (int64 step, bool going, float[?,{n}] left, float[?,{n}] covered)
     => (bool on, float[?,{n}] next_left, float[?,{n}] next_covered, int64[?] pick)
     {{
-      on = Identity(going)
+      on = Identity(always)
       columns = Unsqueeze(covered, one)
       more = Sub(matrix, columns)
       gains = Relu(more)
@@ -60,7 +60,7 @@ DETERMINANT = """{{
     (int64 step, bool going, float[?,{n}] gain, float[?,{n},{k}] factor)
     => (bool on, float[?,{n}] next_gain, float[?,{n},{k}] next_factor, int64[?] pick)
     {{
-      on = Identity(going)
+      on = Identity(always)
       pick = ArgMax <axis = 1, keepdims = 0> (gain)
       best = ReduceMax (gain, one)
       safe = Max(best, smallest)
@@ -78,7 +78,8 @@ DETERMINANT = """{{
       taken = OneHot(pick, width, gone)
       next_gain = Add(less, taken)
       column = Unsqueeze(change, two)
-      here = OneHot(step, wide, unit)
+      now = Unsqueeze(step, zero)
+      here = OneHot(now, wide, unit)
       written = Mul(column, here)
       next_factor = Add(factor, written)
     }}> (trips, , start, none)
@@ -87,9 +88,9 @@ DETERMINANT = """{{
 
 PEEL = """<ir_version: 10, opset_import: ["" : 23]>
 peel (float[?,{n},{n}] matrix) => (int64[?,{k}] picks)
-<int64 trips = {{{trips}}}, int64[{trips}] alive = {{{alive}}}, int64[{trips}] drop = {{{drop}}},
+<int64 trips = {{{trips}}}, bool always = {{1}}, int64[{trips}] alive = {{{alive}}}, int64[{trips}] drop = {{{drop}}},
  int64[{n}] places = {{{places}}}, int64[1,{half}] even = {{{even}}}, int64[1,{half}] odd = {{{odd}}},
- int64 half = {{{half}}}, int64[1] halves = {{{half}}}, int64[1] wide = {{{n}}}, int64[1] depth = {{{k}}}, int64 last = {{{last}}},
+ int64 half = {{{half}}}, int64[1] halves = {{{half}}}, int64[1] wide = {{{n}}}, int64[1] depth = {{{k}}}, int64 whole = {{{n}}},
  int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64 first = {{1}}, int64 second = {{2}},
  float still = {{0}}, float gone = {{-1e38}}, float lowest = {{-3e38}}>
 {{
@@ -101,7 +102,7 @@ peel (float[?,{n},{n}] matrix) => (int64[?,{k}] picks)
   line_end = Loop <body = one_round
     (int64 step, bool going, int64[?,{n}] list) => (bool on, int64[?,{n}] next_list)
     {{
-      on = Identity(going)
+      on = Identity(always)
       length = Gather(alive, step)
       dropped = Gather(drop, step)
       scored = Slice(list, zero, wide, one, two)
@@ -122,13 +123,15 @@ peel (float[?,{n},{n}] matrix) => (int64[?,{k}] picks)
       more = Add(length, first)
       upper = Div(more, second)
       staying = Sub(upper, dropped)
-      front = Less(places, staying)
-      skipped = Add(places, dropped)
       offset = Sub(half, staying)
       behind = Add(places, offset)
-      source = Where(front, skipped, behind)
-      safe = Min(source, last)
-      next_list = Gather <axis = 1> (both, safe)
+      after = GreaterOrEqual(behind, half)
+      before = Less(behind, whole)
+      middle = And(after, before)
+      skipped = Add(places, dropped)
+      turned = Mod(skipped, half)
+      source = Where(middle, behind, turned)
+      next_list = Gather <axis = 1> (both, source)
     }}> (trips, , line)
   picks = Slice(line_end, zero, depth, one)
 }}"""

@@ -45,7 +45,7 @@ def _peel(marker: ir.Node) -> str:
     tables = {"alive": alive, "drop": drop, "places": range(width), "even": range(0, width, 2)}
     tables["odd"] = range(1, width, 2)
     listed = {name: ", ".join(map(str, numbers)) for name, numbers in tables.items()}
-    return PEEL.format(n=width, k=keep, half=half, last=width - 1, trips=len(alive), **listed)
+    return PEEL.format(n=width, k=keep, half=half, trips=len(alive), **listed)
 
 
 TEXTS: Mapping[str, Callable[[ir.Node], str]] = {"DiverseSelect": _diverse, "Peel": _peel}
@@ -66,7 +66,7 @@ def _splice(graph: ir.Graph, marker: ir.Node, inner: ir.Model) -> None:
     for node in inner.graph.all_nodes():
         for value in (*node.outputs, *(v for body in _bodies(node) for v in body.inputs)):
             value.name = f"{name}_{value.name}"
-        node.name = f"{name}_{node.name or node.op_type}"
+        node.name = node.outputs[0].name
     for own, given in zip(inner.graph.inputs, marker.inputs, strict=True):
         assert given is not None
         convenience.replace_all_uses_with(own, given)

@@ -11,8 +11,7 @@ from engines.errors import UserError
 from exporter.budget import Budget
 from exporter.frames import cosine, frames
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
-from exporter.select import gather_rows, top_k
-from exporter.slots import ranks
+from exporter.select import ranked, top_k
 
 
 @dataclass(frozen=True)
@@ -93,10 +92,7 @@ class DyCoke(Reducer):
 
     def _least(self, alike: Tensor, each: int) -> Tensor:
         """`[B,R,each]`: places of the smallest similarities of `[B,R,L]`."""
-        places = top_k(-alike, each)
-        if self.order == "spatial":
-            return places
-        return torch.zeros_like(places).scatter(-1, ranks(gather_rows(alike, places)), places)
+        return top_k(-alike, each) if self.order == "spatial" else ranked(-alike, each)
 
 
 def comparisons(views: int) -> list[tuple[int, int]]:

@@ -35,8 +35,8 @@ class FoPru(Reducer):
     paper = "FoPru: Focal Pruning for Efficient Large Vision-Language Models"
     arxiv = "2411.14164v1"
     differences = (
-        "its authors published no code: formulas are those of an independent serving engine, which ranks logits; "
-        "probabilities are our default, --param input=logit ranks as it does",
+        "its authors published no code: formulas are those of an independent serving engine",
+        "probabilities are ranked by default (ours); that engine ranks what --param input=logit does",
         "strategy row takes any grid, not only square ones, and rounds the budget to whole rows",
         "towers without [CLS] (ours): the map's every row and column belongs to a patch, last global layer",
     )
@@ -64,7 +64,7 @@ class FoPru(Reducer):
         if self.strategy == "rank":
             return Selection(indices=top_k(scores, stage.keep), scores=scores)
         rows, cols = taps.shape.grid
-        best = top_k(scores.unflatten(-1, (rows, cols)).sum(-1), stage.keep // cols)
+        best = top_k(scores.reshape(*scores.shape[:2], rows, cols).sum(-1), stage.keep // cols)
         return Selection(indices=(best[..., None] * cols + torch.arange(cols)).flatten(-2))
 
     def significance(self, taps: Taps, layer: int) -> Tensor:

@@ -38,12 +38,11 @@ class HiPrune(Reducer):
     arxiv = "2508.00553"
     differences = (
         "patches are gathered before the projector, which works row by row: same values",
-        "every view has the whole budget for itself; the authors share one number among a picture's crops, "
-        "and on Qwen2.5-VL among all pictures of a prompt",
+        "every view has its own budget; the authors share one among a picture's crops, or all pictures of a prompt",
         "mode exact-budget keeps K patches where the authors' code for Qwen2.5-VL may pick one twice and keep fewer",
         "scores are fp32 and ties go to the lower index; the authors' code ranks in the tower's dtype",
-        "towers without [CLS]: as the authors' code for Qwen2.5-VL, other towers by analogy (ours); a layer that does "
-        "not attend to the whole view gives way to the last one before it that does",
+        "towers without [CLS]: as the authors' code for Qwen2.5-VL, in other towers by analogy (ours)",
+        "a layer that does not attend to the whole view gives way to the last one before it that does",
     )
 
     alpha: float = 0.1

@@ -40,8 +40,7 @@ class HoloV(Reducer):
     arxiv = "2510.02912"
     differences = (
         "runs follow the list of tokens, as in the authors' code, not squares of the picture, as in the paper",
-        "the number of runs follows the rule of the authors' Qwen2.5-VL code everywhere; "
-        "their LLaVA code has 16 runs for 64 tokens, which the rule gives too",
+        "the number of runs follows the rule of the authors' Qwen2.5-VL code in all models; their LLaVA code says 16",
         "each picture has its own list; the authors' code joins the pictures of a prompt",
         "runs of one token have no variance; the authors' code divides by zero",
         f"{WITHOUT_CLS}; the authors' own Qwen2.5-VL code shifts the span by one token and mixes orders",
@@ -96,7 +95,8 @@ def similarity_variance(runs: Runs, features: Tensor) -> Tensor:
     cosines = (rows @ rows.transpose(-1, -2)) * (1 - torch.eye(width))
     others = (runs.sizes - 1).clamp(min=1)[:, None].float()
     away = cosines - (cosines.sum(-1) / others)[..., None]
-    return (away.square() * runs.real[:, None, :]).sum(-1) / others * runs.real
+    spread: Tensor = (away.square() * runs.real[:, None, :]).sum(-1)
+    return spread / others * runs.real
 
 
 def shares(scores: Tensor, keep: int) -> Tensor:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from engines.errors import UserError
 from exporter.budget import Budget
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.scores import scored_layer
-from exporter.select import marked, ranked, ranks
+from exporter.select import gather_rows, marked, ranked
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,11 @@ class PruMerge(Reducer):
     title = "PruMerge"
     paper = "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models"
     arxiv = "2403.15388"
-    differences = (
+    differences: ClassVar[tuple[str, ...]] = (
         "the number of rows is the budget; the authors' code counts outliers of the attention, anew for each picture",
         "scores are fp32 and ties go to the lower index; the authors' code ranks in the tower's dtype",
         "where the projector reads the tower's last layer, queries and keys are those of that layer (ours)",
-        "towers without [CLS] (ours): the mean over the queries of all patches; "
-        "a layer that does not attend to the whole view gives way to the last one before it that does",
+        "towers without [CLS] (ours): the mean over the queries of all patches, last global layer",
     )
 
     neighbours: int = 32
@@ -80,9 +79,9 @@ class PruMerge(Reducer):
     def mix(self, attention: Tensor, keys: Tensor, indices: Tensor) -> Tensor:
         """`[B,I,keep+1,N]`: the kept rows with their neighbours, then the rest; a blank's row is zero."""
         length = attention.shape[-1]
-        itself = one_hot(indices.clamp(min=0), length).float() * (indices >= 0).float()[..., None]
+        itself = (indices[..., None] == torch.arange(length)).float()
         keys = normalize(keys, dim=-1)
-        alike = itself @ (keys @ keys.transpose(2, 3)) - 4 * itself  # no cosine is below -1
+        alike = gather_rows(keys, indices.clamp(min=0)) @ keys.transpose(2, 3) - 4 * itself  # no cosine is below -1
         near = marked(ranked(alike, self.neighbours), length) * itself.sum(-1, keepdim=True)
         rest = 1 - itself.sum(2, keepdim=True)
         return torch.cat([itself + near * attention[:, :, None], rest * attention[:, :, None]], 2)
@@ -94,18 +93,6 @@ def projections(taps: Taps, layer: int) -> tuple[Tensor, Tensor]:
     q = q[:, :1] if taps.shape.has_cls else q
     attention = (q @ k.transpose(1, 2) / k.shape[-1] ** 0.5).softmax(-1).mean(1)
     return taps.span_of(attention), taps.span_of(k.transpose(1, 2)).transpose(2, 3)
-
-
-def leading_first(attention: Tensor, lead: int | Tensor, spread: Sequence[int], keep: int) -> Tensor:
-    """`[B,I,keep]`: the `lead` most attended patches in that order, then those of `spread`, then -2."""
-    length = attention.shape[-1]
-    rank, place = ranks(attention), torch.arange(length)
-    grid = torch.tensor([number in spread for number in range(length)])
-    leading = rank < lead
-    late = torch.where(grid, length + place, 2 * length + place)
-    order = torch.where(leading, rank, late)
-    kept = (leading | grid).sum(-1, keepdim=True)
-    return torch.where(torch.arange(keep) < kept, ranked(-order, keep), -2)
 
 
 METHOD = PruMerge

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from engines.errors import UserError
 from exporter.budget import Budget
-from exporter.methods.prumerge import PruMerge, leading_first
+from exporter.methods.prumerge import PruMerge
 from exporter.reducer import Shape, Stage
+from exporter.select import ranked, ranks
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class PruMergePlus(PruMerge):
     differences = (
         *PruMerge.differences,
         "stride and number by attention are constants; the authors' code derives both from each picture's outliers",
-        "the grid comes first and attention fills the budget, so that overlap costs no token; the authors' code joins "
-        "both, and keeps fewer where they overlap (--param top=N does so, and leaves slots blank)",
+        "the grid is kept and attention fills the budget, so that overlap costs no token; the authors keep fewer there",
     )
 
     stride: int | None = None
@@ -55,11 +55,11 @@ class PruMergePlus(PruMerge):
         """
         (stage,) = super().plan(shape, budget)
         assert stage.keep is not None
-        fixed = len(self.spread(shape.patches, stage.keep)) + (self.top or 0)
+        fixed = min(shape.patches, len(self.spread(shape.patches, stage.keep)) + (self.top or 0))
         if fixed > stage.keep:
             raise UserError(
-                f"--keep {budget.text}: too few for stride={self.stride} and top={self.top}, which may hold {fixed} "
-                f"of {shape.patches} patches beside the merged row; give {fixed + 1} or more, or other parameters"
+                f"--keep {budget.text}: stride and top hold up to {fixed} patches, and the merged row is one more; "
+                f"keep {fixed + 1} of {shape.patches} or more, or give a wider stride"
             )
         return (Stage(stage.stack, stage.layer, keep=stage.keep, extra=1, blanks=self.top is not None),)
 
@@ -67,26 +67,27 @@ class PruMergePlus(PruMerge):
         """The patches of the grid."""
         if not keep:
             return range(0)
-        held = keep - (self.top or 0)  # positions that the grid may take
-        fitting = -(-(length - 1) // held) if held > 0 else length
-        rule = int(4 * length / (keep + 1)) // 3
+        room = max(1, keep - (self.top or 0))
+        fitting = -(-(length - 1) // room)
+        rule = 4 * length // (keep + 1) // 3
         return range(0, length - 1, self.stride or max(1, fitting, rule))
 
     def order(self, attention: Tensor, keep: int) -> Tensor:
-        """The most attended, then the rest of the grid."""
+        """The most attended, then the rest of the grid; at last -2 where there is no more."""
         length = attention.shape[-1]
         spread = self.spread(length, keep)
-        if self.top is not None:
-            return leading_first(attention, self.top, spread, keep)
-        if len(spread) == keep:
-            return leading_first(attention, 0, spread, keep)
-        off = torch.tensor([float(number not in spread) for number in range(length)])
-        return leading_first(attention, last_rank(attention, off, keep - len(spread)) + 1, spread, keep)
-
-
-def last_rank(attention: Tensor, off: Tensor, count: int) -> Tensor:
-    """`[B,I,1]`: rank among all patches of the `count`-th most attended one that is `off` the grid."""
-    ...
+        rank, place = ranks(attention), torch.arange(length)
+        grid = torch.tensor([number in spread for number in range(length)])
+        lead: int | Tensor = self.top or 0
+        if self.top is None and keep > len(spread):
+            fill = ranked(attention - 2 * grid.float(), keep - len(spread))  # no attention exceeds 1
+            lead = rank.gather(-1, fill[..., -1:]) + 1
+        leading = rank < lead
+        queue = torch.where(leading, rank, torch.where(grid, length + place, 2 * length + place))
+        chosen = ranked(-queue, keep)
+        if self.top is None:
+            return chosen
+        return torch.where(torch.arange(keep) < (leading | grid).sum(-1, keepdim=True), chosen, -2)
 
 
 METHOD = PruMergePlus

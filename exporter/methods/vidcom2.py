@@ -10,8 +10,8 @@ from torch import Tensor
 from exporter.budget import Budget
 from exporter.frames import frames
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
-from exporter.select import top_k
-from exporter.slots import packed, ranks
+from exporter.select import marked, ranks, top_k
+from exporter.slots import packed
 
 WIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)  # of the Gaussians
 TEMPERATURE = 0.01
@@ -73,7 +73,7 @@ class VidCom2(Reducer):
         assert stage.keep is not None
         near_video, near_frame = typical(frames(taps))
         scores = near_video + near_frame
-        inside = ranks(scores) < counts(near_video, self._rate(taps.shape, stage.keep))[..., None]
+        inside = ranks(-scores) < counts(near_video, self._rate(taps.shape, stage.keep))[..., None]
         if self.mode == "official":
             return Selection(indices=packed(inside.flatten(1)[:, None], stage.keep))
         order = torch.where(inside, scores, scores * LATER).flatten(1)[:, None]
@@ -94,9 +94,8 @@ def calm_channels(video: Tensor) -> Tensor:
 
 def typical(video: Tensor) -> tuple[Tensor, Tensor]:
     """V and U, `[B,F,L]` each, of rows `[B,F,L,C]`: how near a token is to the video's centre and to its frame's."""
-    calm = calm_channels(video)
-    mask = torch.zeros(video.shape[0], video.shape[-1]).scatter(1, calm, 1.0)
-    rows = torch.nn.functional.normalize(video * mask[:, None, None], dim=-1, eps=1e-12)
+    mask = marked(calm_channels(video), video.shape[-1])[:, None, None]
+    rows = torch.nn.functional.normalize(video * mask, dim=-1, eps=1e-12)
     return _near(rows, rows.mean((1, 2), keepdim=True)), _near(rows, rows.mean(2, keepdim=True))
 
 

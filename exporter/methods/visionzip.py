@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import normalize
 
 from engines.errors import UserError
 from exporter.budget import Budget
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
-from exporter.scores import attended, scored_layer
+from exporter.scores import WITHOUT_CLS, attended, scored_layer
 from exporter.select import marked, top_k
 
 
@@ -20,9 +20,9 @@ class VisionZip(Reducer):
     """Keep [CLS] with the patches of its largest attention, merge the others into evenly spaced targets.
 
     All of the layer that the projector reads, fp32. Dominant: [CLS] itself and the largest `mean_h` of its row, in
-    their order. Contextual: every `max(1, R // contextual)`-th of the R other patches is a target; each non-target joins
-    the target with the most similar key (cosine of head means); `new = target + mean(joined)`, the mean of none being 0.
-    The rows are [CLS], dominant, contextual, numbered anew. Budget: all of them together, per view.
+    their order. Contextual: every `max(1, R // contextual)`-th of the R other patches is a target; each of the rest
+    joins the target with the most similar key (cosine of head means); `new = target + mean(joined)`, 0 for none. The
+    rows are [CLS], dominant, contextual, numbered anew. Budget: all of them together, per view.
 
     Attributes:
         dominant: rows kept as they are, [CLS] included. None: what `contextual` leaves of the budget.
@@ -36,10 +36,8 @@ class VisionZip(Reducer):
     arxiv = "2412.04467"
     differences = (
         "scores are fp32 head means and ties go to the lower index; the authors' code sums heads in the tower's dtype",
-        "a picture's views follow each other, each with all its rows; "
-        "the authors' code for LLaVA-NeXT sorts the dominant rows of all crops into the whole picture",
-        "towers without [CLS] (ours): the attention that a patch receives from all patches, last global layer; "
-        "all dominant rows are patches",
+        "views follow each other, each with all its rows; the authors sort LLaVA-NeXT's into the whole picture",
+        f"{WITHOUT_CLS}; all dominant rows are patches",
     )
 
     dominant: int | None = None
@@ -100,10 +98,10 @@ def merging(metric: Tensor, free: Tensor, step: int, count: int) -> Tensor:
     place = free.cumsum(-1) - 1
     wanted = torch.arange(count)[:, None] * float(step)
     targets = free[:, :, None] * (place[:, :, None] == wanted).float()  # [B,I,count,N]
-    metric = metric / metric.norm(dim=-1, keepdim=True)
+    metric = normalize(metric, dim=-1)
     nearest = (metric @ (targets @ metric).transpose(2, 3)).argmax(-1)
     others = free - targets.sum(2)
-    joins = (one_hot(nearest, count).float() * others[..., None]).transpose(2, 3)
+    joins = (nearest[:, :, None] == torch.arange(count)[:, None]).float() * others[:, :, None]
     return targets + joins / joins.sum(-1, keepdim=True).clamp(min=1)
 
 

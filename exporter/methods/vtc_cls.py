@@ -31,7 +31,7 @@ class VtcCls(Reducer):
     arxiv = "2412.05819"
     differences = (
         "pictures come in batches and views; the authors' code takes one picture of 576 patches at a time",
-        "the last summed layer is the one that the projector reads, whichever that is; the authors' is the last but one",
+        "the last summed layer is the one that the projector reads; the authors' is always the last but one",
         "sums are taken in fp32 and ties go to the lower index; the authors' code ranks in the tower's dtype",
         f"{WITHOUT_CLS} and those that attend to the whole view before it, summed",
     )

@@ -37,6 +37,7 @@ class Llava(Family):
 
     architectures = ("LlavaForConditionalGeneration",)
     title = "LLaVA-1.5"
+    offers = frozenset({"cls", "clip", "text"})
 
     @classmethod
     def forms(cls, config: Any, asked: Asked) -> tuple[Form, ...]:

@@ -49,7 +49,7 @@ class VisionPart(Part):
         width, count = rows.shape[2], ("batch", rows.shape[1])
         self.found.facts["tokens"] = rows.shape[1]
         views = self.family.form.views
-        seen = tower.outputs if views == 1 else {n: v.unflatten(0, (-1, views)) for n, v in tower.outputs.items()}
+        seen = tower.outputs if views == 1 else {n: by_view(v, views) for n, v in tower.outputs.items()}
         return self.finish(
             named | seen | projected.outputs,
             Port("image_embeds", FLOAT, (*count, width), "rows that replace a picture's places"),
@@ -72,17 +72,22 @@ class VisionPart(Part):
 _FED = {name: name for name in ("text_mask", "clip_text", "clip_mask")} | {"text": "text_embeds"}
 
 
+def by_view(values: Tensor, views: int) -> Tensor:
+    """`[B*V,...]` as `[B,V,...]`."""
+    return values.reshape(-1, views, *values.shape[1:])
+
+
 def join(job: Job, seen: Sequence) -> Sequence:
     """All views of a picture behind the projector, as one span: `[B*V,...]` to `[B,V*k,...]`."""
     family, views = job.family, job.family.form.views
     rows = family.projector(seen.span_of(seen.hidden)[:, 0].flatten(1, 1 if family.unit == 1 else 2))
-    kept = seen.origin[:, 0].unflatten(0, (-1, views))
+    kept = by_view(seen.origin[:, 0], views)
     numbers = kept + torch.arange(views)[:, None] * family.shape(1).patches
     origin = torch.where(kept < 0, kept, numbers).flatten(1)
     order = family.stitch(kept)
 
     def one_list(values: Tensor) -> Tensor:
-        flat = values.unflatten(0, (-1, views)).flatten(1, 2)
+        flat = by_view(values, views).flatten(1, 2)
         return flat if order is None else gather_rows(flat, order)
 
     carry = {name: one_list(values[:, 0])[:, None] for name, values in seen.carry.items()}

@@ -7,6 +7,7 @@ import pytest
 
 from engines.errors import UserError
 from exporter.demo import demo_checkpoint
+from exporter.checkpoint import Checkpoint
 from exporter.furnish import chat_template, check_prompt, furnish
 
 FACTS = SimpleNamespace(image_token_id=4, vocab_size=68)  # the demo's
@@ -39,7 +40,7 @@ def listed(root):
 def test_copies_the_shards_and_what_the_runtime_reads(checkpoint, root):
     (checkpoint / "preprocessor_config.json").write_text("{}")
     (checkpoint / "chat_template.jinja").write_text(JINJA, encoding="utf-8")
-    furnish(checkpoint, ["a.safetensors"], root)
+    furnish(Checkpoint(checkpoint, {}, {}, ["a.safetensors"]), root)
     texts = {"tokenizer.json", "config.json", "preprocessor_config.json", "chat_template.jinja"}
     assert listed(root) == texts | {"onnx/a.safetensors"}, "and nothing else: no code, no shard that no one asked for"
     assert (root / "onnx/a.safetensors").read_bytes() == (checkpoint / "a.safetensors").read_bytes()
@@ -53,7 +54,7 @@ def test_links_become_files(checkpoint, root, tmp_path):
     snapshot.mkdir()
     for file in checkpoint.iterdir():
         (snapshot / file.name).symlink_to(file)
-    furnish(snapshot, ["b.safetensors"], root)
+    furnish(Checkpoint(snapshot, {}, {}, ["b.safetensors"]), root)
     assert listed(root) == {"tokenizer.json", "config.json", "onnx/b.safetensors"}
     assert not any(path.is_symlink() for path in root.rglob("*"))
     assert (root / "onnx/b.safetensors").read_bytes() == (checkpoint / "b.safetensors").read_bytes()
@@ -72,7 +73,7 @@ PLACES = ("chat_template.jinja", "chat_template.json", "processor_config.json", 
 def test_the_chat_template_is_found_wherever_it_is_kept(checkpoint, root, place):
     keep(checkpoint, place)
     assert chat_template(checkpoint) == JINJA
-    furnish(checkpoint, [], root)
+    furnish(Checkpoint(checkpoint, {}, {}, []), root)
     assert (root / "chat_template.jinja").read_text(encoding="utf-8") == JINJA
 
 
@@ -95,7 +96,7 @@ def test_the_default_of_several_templates_is_taken(checkpoint):
 def test_no_template_is_no_error_and_no_file(checkpoint, root, text):
     (checkpoint / "tokenizer_config.json").write_text(text)
     assert chat_template(checkpoint) is None
-    furnish(checkpoint, [], root)
+    furnish(Checkpoint(checkpoint, {}, {}, []), root)
     assert "chat_template.jinja" not in listed(root)
 
 

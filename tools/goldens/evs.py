@@ -33,9 +33,11 @@ def checks(case: Arrays) -> Iterator[Check]:
             "kept_indices": kept,
             "retention_mask": mask,
             "dissimilarity": chosen.scores[0, 0],
+            "moved": chosen.scores[0, 0, rows * cols :],
             "kept_mrope": gather_rows(table, kept),
         }
 
     inputs = (torch.from_numpy(case["video_embeds"]), torch.from_numpy(case["mrope_thw_w"]))
     names = ("keep", "kept_indices", "retention_mask", "dissimilarity", "kept_mrope")
-    yield Check("video", run, inputs, {name: case[name] for name in names})
+    wanted = {name: case[name] for name in names} | {"moved": case["dissimilarity"][rows * cols :]}
+    yield Check("video", run, inputs, wanted)

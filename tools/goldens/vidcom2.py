@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from exporter.budget import Budget
 from exporter.methods.vidcom2 import VidCom2, calm_channels, counts, scales, typical
 from exporter.select import gather_rows
+from exporter.slots import EMPTY
 from tools.golden import Arrays, Check
 from tools.goldens.video import video_taps
 
@@ -32,13 +34,13 @@ def checks(case: Arrays) -> Iterator[Check]:
     yield Check("scores", weigh, inputs, {name: case[name] for name in names})
 
     def official(video: Tensor) -> Mapping[str, Tensor]:
-        slots, found = kept(VidCom2("official", rate), video), len(case["kept_indices"])
-        features = gather_rows(video.flatten(0, 1), slots[:found])
-        filled = (slots >= 0).sum() + 0 * video.sum().to(torch.int64)
-        return {"kept_indices": slots[:found], "features_out": features, "filled": filled}
+        slots = kept(VidCom2("official", rate), video)
+        return {"slots": slots, "features_out": gather_rows(video.flatten(0, 1), slots[: len(found)])}
 
-    wanted = {name: case[name] for name in ("kept_indices", "features_out")}
-    yield Check("official", official, inputs, wanted | {"filled": case["kept_indices"].size + 0 * case["channels"][0]})
+    found, views = case["kept_indices"], len(case["frames"])
+    slots = int(rate * case["frames"][..., 0].size) + views
+    filled = np.pad(found, (0, slots - len(found)), constant_values=EMPTY)
+    yield Check("official", official, inputs, {"slots": filled, "features_out": case["features_out"]})
     base = 1 - float(case["vllm_q"])
     yield Check(
         "vllm",
