@@ -12,17 +12,16 @@ from typing import Any
 from engines.errors import UserError
 from engines.json_file import read_object
 
-FORMAT = 1
+FORMAT = 2
 CONTRACT = "bundle.json"
 # What readers open by its own name, if it is there.
-KNOWN = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "parity.json")
+KNOWN = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "parity.json", "clip/tokenizer.json")
 SCHEMA: dict[str, type] = {
     "recipe": dict,
     "model": dict,
     "plan": list,
-    "tokens": dict,
+    "pictures": list,
     "positions": str,
-    "preprocess": dict,
     "parts": dict,
     "groups": list,
     "engines": dict,

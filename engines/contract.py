@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from engines.errors import UserError
-from engines.layout import Geometry
+from engines.forms import parse_forms, whole
+from engines.geometry import Geometry
 
-LARGEST_IMAGE, LARGEST_HEAD, LARGEST_SIDE, MOST_LAYERS = 2**28, 2**16, 2**14, 1024
-PARTS = ({"vision", "embed", "decoder"}, {"vision", "embed", "prefill", "decode"})
-PREPROCESS = ("size", "crop", "resample", "rescale", "mean", "std")
+LARGEST_HEAD, LONGEST_SEGMENT, MOST_LAYERS = 2**16, 2**12, 1024
+PARTS = ({"embed", "decoder"}, {"embed", "prefill", "decode"})
+POSITIONS = {"renumber", "keep", "mrope"}
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,8 @@ class Contract:
     """The facts of a bundle.
 
     Attributes:
-        geometry: What one picture is to the decoder.
-        preprocess: How a picture becomes pixel values.
+        geometry: The forms of picture, and what each is to the decoder.
+        image_token_id: What stands for an image in a prompt.
         eos: Tokens that end an answer.
         hidden_size: D.
         kv_shape: (Hkv, d) of the decoder's cache.
@@ -32,10 +31,11 @@ class Contract:
         max_batch: Most sequences at once.
         max_length: Most slots of a cache, the first dummy included.
         max_positions: The model's position ids stay below this.
+        segment: Tokens of one segment of a question that a text part reads; 0 without such a part.
     """
 
     geometry: Geometry
-    preprocess: Mapping[str, Any]
+    image_token_id: int
     eos: tuple[int, ...]
     hidden_size: int
     kv_shape: tuple[int, int]
@@ -45,6 +45,7 @@ class Contract:
     max_batch: int
     max_length: int
     max_positions: int
+    segment: int
 
     @property
     def split(self) -> bool:
@@ -72,34 +73,45 @@ def wrong_entries_in_words(file: str | Path) -> Iterator[None]:
 
 
 def _parse(raw: Mapping[str, Any]) -> Contract:
-    if raw["positions"] not in {"renumber", "keep"}:
+    if raw["positions"] not in POSITIONS:
         raise ValueError(f"positions {raw['positions']}")
-    model, recipe, tokens = raw["model"], raw["recipe"], raw["tokens"]
-    keep, embedded, hidden = raw["positions"] == "keep", _whole(tokens, "embedded"), _whole(model, "hidden_size")
-    if embedded * hidden > LARGEST_IMAGE:
-        raise ValueError(f"{embedded} x {hidden} numbers for one picture")
-    if set(raw["parts"]) not in PARTS:
-        raise ValueError(f"parts {', '.join(raw['parts'])}")
+    model, recipe = raw["model"], raw["recipe"]
+    hidden = whole(model, "hidden_size")
+    geometry = Geometry(parse_forms(raw["pictures"], hidden), raw["positions"])
+    inputs = {name: tuple(i["name"] for i in part["inputs"]) for name, part in raw["parts"].items()}
+    _check_parts(geometry, inputs)
     return Contract(
-        geometry=Geometry(_whole(model, "image_token_id", 0), embedded, _whole(tokens, "patches"), keep),
-        preprocess=_preprocess(raw["preprocess"]),
+        geometry=geometry,
+        image_token_id=whole(model, "image_token_id", 0),
         eos=tuple(int(token) for token in model["eos_token_ids"]),
         hidden_size=hidden,
-        kv_shape=(_whole(model, "kv_heads", most=LARGEST_HEAD), _whole(model, "head_dim", most=LARGEST_HEAD)),
+        kv_shape=(whole(model, "kv_heads", most=LARGEST_HEAD), whole(model, "head_dim", most=LARGEST_HEAD)),
         groups=tuple(_layers(group["layers"]) for group in raw["groups"]),
-        inputs={name: tuple(i["name"] for i in part["inputs"]) for name, part in raw["parts"].items()},
-        images=_whole(recipe, "images"),
-        max_batch=_whole(recipe, "max_batch"),
-        max_length=_whole(recipe, "max_length"),
-        max_positions=_whole(model, "max_positions"),
+        inputs=inputs,
+        images=whole(recipe, "images"),
+        max_batch=whole(recipe, "max_batch"),
+        max_length=whole(recipe, "max_length"),
+        max_positions=whole(model, "max_positions"),
+        segment=_segment(raw["parts"]["text"]) if "text" in inputs else 0,
     )
 
 
-def _whole(entry: Mapping[str, Any], key: str, least: int = 1, most: int = 2**31) -> int:
-    found = entry[key]
-    if type(found) is not int or not least <= found <= most:
-        raise ValueError(f"{key} {found!r}")
-    return found
+def _check_parts(geometry: Geometry, inputs: Mapping[str, Sequence[str]]) -> None:
+    """One vision part for each form, what reads the prompt, and a text part where a question is read."""
+    vision = {form.part for form in geometry.forms}
+    if inputs.keys() - vision - {"text"} not in PARTS or not vision <= inputs.keys():
+        raise ValueError(f"parts {', '.join(inputs)} for pictures of {', '.join(sorted(vision))}")
+    if "text" not in inputs and any("clip_text" in inputs[part] for part in vision):
+        raise ValueError("no part text, which clip_text comes from")
+    if "prefill" in inputs and len({form.tokens for form in geometry.forms}) > 1:
+        raise ValueError("tokens of the forms differ, and the decoder is cut")
+    if geometry.positions == "mrope" and not all(form.mrope for form in geometry.forms):
+        raise ValueError("mrope is missing")
+
+
+def _segment(part: Mapping[str, Any]) -> int:
+    shape = next(port["shape"] for port in part["inputs"] if port["name"] == "input_ids")
+    return whole({"segment": shape[1]}, "segment", most=LONGEST_SEGMENT)
 
 
 def _layers(ends: Sequence[int]) -> range:
@@ -107,22 +119,6 @@ def _layers(ends: Sequence[int]) -> range:
     if not 0 <= first < end <= MOST_LAYERS:
         raise ValueError(f"layers {ends}")
     return range(first, end)
-
-
-def _preprocess(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Checked, because arithmetic on pictures would not notice."""
-    found = {key: raw[key] for key in PREPROCESS}
-    for key in found["size"]:
-        _whole(found["size"], key, most=LARGEST_SIDE)
-    if found["crop"] is not None:
-        height, width = found["crop"]
-        for side in (height, width):
-            _whole({"crop": side}, "crop", most=LARGEST_SIDE)
-    _whole(found, "resample", 0, 5)
-    numbers = np.array([*found["mean"], *found["std"], found["rescale"]], np.float64)
-    if len(found["mean"]) != 3 or len(found["std"]) != 3 or not np.isfinite(numbers).all() or 0 in found["std"]:
-        raise ValueError("mean, std or rescale")
-    return found
 
 
 def engine_files(raw: Mapping[str, Any], target: str, dtype: str | None) -> tuple[str, dict[str, str]]:

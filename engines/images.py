@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,21 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def _decode(path: Path, max_pixels: int) -> Image.Image:
     try:
-        with Image.open(path, formats=FORMATS) as image:  # reads the header only
+        with damage_in_words(path, FORMATS), Image.open(path, formats=FORMATS) as image:  # reads the header only
             if image.width * image.height > max_pixels:
                 raise _too_large(path, max_pixels)
-            return _rgb(ImageOps.exif_transpose(image))
+            return rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:
         raise _too_large(path, max_pixels) from None
+
+
+@contextmanager
+def damage_in_words(path: Path, formats: Sequence[str]) -> Iterator[None]:
+    """Turns what Pillow raises over a file that is damaged, or in none of the formats, into one line."""
+    try:
+        yield
     except UnidentifiedImageError:
-        raise UserError(f"{path}: not a picture in one of the formats {', '.join(FORMATS)}") from None
+        raise UserError(f"{path}: not a picture in one of the formats {', '.join(formats)}") from None
     except DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: cannot be read ({reason}); the file is damaged or incomplete") from None
@@ -56,7 +64,8 @@ def _too_large(path: Path, max_pixels: int) -> UserError:
     return UserError(f"{path}: more than {max_pixels / 1e6:g} million pixels; make the picture smaller first")
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image) -> Image.Image:
+    """Returns a picture of its own in RGB, white where it is see-through."""
     if image.mode == "RGB" and "transparency" not in image.info:
         image.load()
         return image.copy()
@@ -76,7 +85,7 @@ def visible(image: Image.Image, spec: Mapping[str, Any]) -> Image.Image:
     Raises:
         UserError: The picture is so elongated that resizing its short edge would make it enormous.
     """
-    image = _rgb(image)
+    image = rgb(image)
     height, width = _resized(image.height, image.width, spec["size"])
     if height * width > MAX_PIXELS:
         raise UserError(f"a picture of {image.width} x {image.height} is too elongated to resize: crop it first")

@@ -39,7 +39,7 @@ def generate(folder: Path) -> None:
         if file.suffix != ".txt":
             shutil.copyfile(file, folder / file.name)
     _train_tokenizer(data / "sentences.txt").save(str(folder / "tokenizer.json"))
-    _save_shards(_random_weights(folder), folder)
+    save_shards(random_weights(folder), folder)
     check(folder)
 
 
@@ -72,7 +72,7 @@ def score_gaps(scores: Tensor) -> Tensor:
     return (ranked[:, last] - ranked[:, list(BUDGETS)]) / scores.mean(dim=1, keepdim=True)
 
 
-def _random_weights(folder: Path) -> dict[str, Tensor]:
+def random_weights(folder: Path) -> dict[str, Tensor]:
     """Draw every weight, fp16, under its hub name; matrices keep the scale of what they multiply."""
     config = LlavaConfig.from_pretrained(folder)
     with torch.device("meta"):
@@ -101,7 +101,7 @@ def _hub_name(name: str) -> str:
     return old + name.removeprefix(new)
 
 
-def _save_shards(weights: dict[str, Tensor], folder: Path) -> None:
+def save_shards(weights: dict[str, Tensor], folder: Path) -> None:
     """Write two shards of about half the bytes each, and the index."""
     total, seen = sum(value.nbytes for value in weights.values()), 0
     shards: list[dict[str, Tensor]] = [{}, {}]

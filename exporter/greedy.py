@@ -18,12 +18,12 @@ SMALLEST = 1e-6  # a gain of the determinant is at least this under its square r
 def diverse(matrix: Tensor, start: Tensor, keep: int, form: Form) -> Tensor:
     """`keep` tokens in the order in which a greedy search picks them; of equal scores the lower index is first.
 
-    `matrix` `[...,n,n]` and `start` `[...,n]` are taken in fp32; returns int64 `[...,keep]`. By form, each pick c is the
-    argmax over the tokens that are left of
+    `matrix` `[...,n,n]` and `start` `[...,n]` are taken in fp32; returns int64 `[...,keep]`. By form, each pick c is
+    the argmax over the tokens that are left of
 
     - `max-min`: the least `matrix[s,c]` over the picked s (distances); the first pick is the argmax of `start`;
     - `max-sum`: the sum of `matrix[s,c]` over the picked s; the first pick likewise;
-    - `facility`: `start[c] + sum_x max(0, matrix[c,x] - cur[x])`, cur the largest `matrix[s,x]` over the picked s, or 0;
+    - `facility`: `start[c] + sum_x max(0, matrix[c,x] - cur[x])`, cur the largest `matrix[s,x]` over the picked, or 0;
     - `determinant`: the determinant of the picked rows and columns of `matrix`, in Cholesky form; `start` its diagonal.
 
     While exporting this is one marker node, `tp.export::DiverseSelect`, which a graph pass lowers to a loop.
@@ -32,9 +32,13 @@ def diverse(matrix: Tensor, start: Tensor, keep: int, form: Form) -> Tensor:
     matrix, start = matrix.float().reshape(-1, width, width), start.float().reshape(-1, width)
     if torch.compiler.is_exporting():
         size = [start.shape[0], keep]
-        attributes: dict[str, int | str] = {"k": keep, "form": form}
         picks = torch.onnx.ops.symbolic(
-            f"{DOMAIN}::DiverseSelect", (matrix, start), attributes, dtype=torch.int64, shape=size, version=1
+            f"{DOMAIN}::DiverseSelect",
+            (matrix, start),
+            {"k": keep, "form": form},
+            dtype=torch.int64,
+            shape=size,
+            version=1,
         )
     else:
         picks = torch.cat(SEARCHES[form](matrix, start, keep), 1)

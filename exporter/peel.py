@@ -34,12 +34,15 @@ def peel(matrix: Tensor, keep: int, step: int) -> Tensor:
     if not plan or not keep:
         return line[:, :keep]
     if torch.compiler.is_exporting():
-        alive, drop = (list(column) for column in zip(*plan, strict=True))
-        attributes: dict[str, int | list[int]] = {"k": keep, "alive": alive, "drop": drop}
         if total % 2:  # the loop's list has two equal halves
             matrix = torch.nn.functional.pad(matrix, (0, 1, 0, 1))
         return torch.onnx.ops.symbolic(
-            f"{DOMAIN}::Peel", (matrix,), attributes, dtype=torch.int64, shape=[batch, keep], version=1
+            f"{DOMAIN}::Peel",
+            (matrix,),
+            {"k": keep, "alive": [alive for alive, _ in plan], "drop": [drop for _, drop in plan]},
+            dtype=torch.int64,
+            shape=[batch, keep],
+            version=1,
         )
     for _, drop in plan:
         line = _round(matrix, line, drop)

@@ -5,7 +5,8 @@ In every text `{n}` tokens are ranked and `{k}` stay; -1e38 is the score of a to
 
 GREEDY = """<ir_version: 10, opset_import: ["" : 23]>
 diverse (float[?,{n},{n}] matrix, float[?,{n}] start) => (int64[?,{k}] picks)
-<int64 trips = {{{k}}}, bool always = {{1}}, int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64 width = {{{n}}}, int64 wide = {{{k}}},
+<int64 trips = {{{k}}}, bool always = {{1}}, int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}},
+ int64 width = {{{n}}}, int64 wide = {{{k}}},
  int64[1] depth = {{{k}}},
  float[2] gone = {{0, -1e38}}, float[2] unit = {{0, 1}}, float smallest = {{1e-6}}>
 """
@@ -90,7 +91,8 @@ PEEL = """<ir_version: 10, opset_import: ["" : 23]>
 peel (float[?,{n},{n}] matrix) => (int64[?,{k}] picks)
 <int64 trips = {{{trips}}}, bool always = {{1}}, int64[{trips}] alive = {{{alive}}}, int64[{trips}] drop = {{{drop}}},
  int64[{n}] places = {{{places}}}, int64[1,{half}] even = {{{even}}}, int64[1,{half}] odd = {{{odd}}},
- int64 half = {{{half}}}, int64[1] halves = {{{half}}}, int64[1] wide = {{{n}}}, int64[1] depth = {{{k}}}, int64 whole = {{{n}}},
+ int64 half = {{{half}}}, int64[1] halves = {{{half}}}, int64[1] wide = {{{n}}}, int64[1] depth = {{{k}}},
+ int64 whole = {{{n}}},
  int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64 first = {{1}}, int64 second = {{2}},
  float still = {{0}}, float gone = {{-1e38}}, float lowest = {{-3e38}}>
 {{

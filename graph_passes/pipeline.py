@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from graph_passes import fold, fuse, lower_select
+from graph_passes import fold, fuse, lower_diverse, lower_select
 from graph_passes.base import Pass, PassResult
 
 PIPELINE: Mapping[str, Pass] = {
     "fold": fold.run,
     "fuse": fuse.run,
     "fold_fused": fold.run,  # fusing leaves one copy of its tables for each layer
+    "lower_diverse": lower_diverse.run,
     "lower_select": lower_select.run,
 }
 

@@ -20,8 +20,9 @@ class EVS(Reducer):
     """The first frame whole, then the tokens whose cosine with the frame before them is the smallest.
 
     `d[t,i] = 1 - cos(x[t,i], x[t-1,i])` fp32, `d[0,i] = 255`; the K largest d of the whole video stay, in their
-    original order. A frame is compared with the one before it whether that was kept or not. Budget: tokens of the
-    whole video, of which the first frame is the least.
+    original order. A frame is compared with the one before it whether that was kept or not. Where a token has a place
+    in time, row and column it keeps that; one-dimensional positions are numbered anew. Budget: tokens of the whole
+    video, of which the first frame is the least.
 
     Attributes:
         q: vLLM's `--video-pruning-rate`, 0 to 1: `K = max(L, int(T L (1 - q)))` instead of what --keep says.
@@ -37,11 +38,9 @@ class EVS(Reducer):
     title = "EVS"
     paper = "Efficient Video Sampling: Pruning Temporally Redundant Tokens for Faster VLM Inference"
     arxiv = "2510.14624"
-    positions = "keep"
     needs = frozenset({"video"})
     differences = (
         "text goes on where it would without pruning; vLLM's M-RoPE puts it at the video's base plus the grid's width",
-        "with positions in one dimension kept tokens keep theirs too; vLLM numbers them anew for such models",
         "cosines in fp32: tokens of a still picture that tie in bf16 may rank otherwise; ties go to the lower index",
         "one video at a time: no similarity threshold and no memory of an earlier chunk",
     )

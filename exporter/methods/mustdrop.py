@@ -13,6 +13,8 @@ from exporter.reducer import Grid, Reducer, Selection, Shape, Stage, Taps
 from exporter.select import ranks
 from exporter.slots import EMPTY, packed
 
+UNSEEN = -1e4  # an attention logit: finite in fp16, and no weight is left of it
+
 
 @dataclass(frozen=True)
 class MustDrop(Reducer):
@@ -105,9 +107,12 @@ class MustDrop(Reducer):
         holds = slot.unsqueeze(-2) == torch.arange(stage.keep)[:, None]  # [B,I,keep,N]
         last = torch.where(holds, patches, EMPTY).amax(-1)
         if not self.merge:
-            return Selection(indices=packed((last.unsqueeze(-1) == patches).to(torch.int64).sum(-2) > 0, stage.keep))
+            last = packed((last.unsqueeze(-1) == patches).to(torch.int64).sum(-2) > 0, stage.keep)
+        unseen = None if self.threshold is None else (last < 0) * UNSEEN  # empty slots, in layers that follow
+        if not self.merge:
+            return Selection(indices=last, key_bias=unseen)
         weight = torch.where(merged, 1 / size, 1.0).unsqueeze(-2)
-        return Selection(indices=last, mix=holds * weight, mix_rows=tuple(range(stage.keep)))
+        return Selection(indices=last, mix=holds * weight, mix_rows=tuple(range(stage.keep)), key_bias=unseen)
 
 
 def windows(grid: Grid, sides: Grid) -> Tensor:

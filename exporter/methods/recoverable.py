@@ -44,7 +44,7 @@ class Recoverable(Reducer):
     paper = "Recoverable Compression: A Multimodal Vision Token Recovery Mechanism Guided by Text Information"
     needs = frozenset({"cls", "clip"})
     differences = (
-        "counts are shares of the budget (32/24/7 and one of 64: ours); the authors' code counts outliers of the scores",
+        "counts are shares of the budget (32, 24, 7 and 1 of 64: ours); the authors' code counts each score's outliers",
         "centres and neighbours are compared by their own keys; --param bit_faithful=true compares as published",
         "the question is its first CLIP segment, at its end of text; the authors' code reads the last padded place",
         "the patches' place in CLIP's space comes from the one tower; the authors' code runs a second copy of it",

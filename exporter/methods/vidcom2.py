@@ -25,7 +25,8 @@ class VidCom2(Reducer):
     The `floor(C/2)` channels of least variance, each token of unit length: y. Their means are the centres c of the
     video and c_f of a frame. `G(d) = sum_a exp(-d / 2a)` for a of 1/8 to 2; `V = G(|y - c|^2)`, `U = G(|y - c_f|^2)`.
     Frame f keeps `k_f = max(1, round(L min(1, r (1 + p_f - 1/F))))` tokens of the lowest `V + U` (fp32), p the softmax
-    over frames of `-mean_i V / 0.01`. Budget: tokens of the whole video.
+    over frames of `-mean_i V / 0.01`. Where a token has a place in time, row and column it keeps that;
+    one-dimensional positions are numbered anew. Budget: tokens of the whole video, one a frame or more.
 
     Attributes:
         mode: "vllm": exactly the budget; what rounding leaves over or lacks comes from the lowest V + U of the whole
@@ -65,7 +66,7 @@ class VidCom2(Reducer):
         tokens = shape.tokens
         count = budget.count(tokens) if self.r_ratio is None else int(tokens * self.r_ratio)
         if self.mode == "official":
-            return (Stage("projected", keep=min(tokens, count + shape.views), blanks=True),)
+            return (Stage("projected", keep=count + shape.views, blanks=True),)
         return (Stage("projected", keep=max(shape.views, count)),)
 
     def select(self, taps: Taps, stage: Stage) -> Selection:
@@ -82,9 +83,7 @@ class VidCom2(Reducer):
     def _rate(self, shape: Shape, keep: int) -> float:
         if self.r_ratio is not None:
             return self.r_ratio
-        if self.mode == "official" and keep < shape.tokens:
-            keep -= shape.views  # the spare slots
-        return max(1, keep) / shape.tokens
+        return (keep - shape.views if self.mode == "official" else keep) / shape.tokens
 
 
 def calm_channels(video: Tensor) -> Tensor:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from exporter.select import gather_rows, top_k
+from exporter.select import gather_rows, marked, ranked, ranks, top_k
 
 SHAPES = [(1, 12), (2, 3, 40), (2, 1, 2, 33)]
 
@@ -34,6 +34,21 @@ def test_keeping_all_keeps_the_order_and_keeping_none_is_empty():
     scores = torch.tensor([[3.0, 1, 2]])
     assert top_k(scores, 3).tolist() == [[0, 1, 2]]
     assert top_k(scores, 0).shape == (1, 0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("levels", [1, 3, 1_000_000])
+def test_ranked_is_best_first_and_ranks_is_its_inverse(shape, levels):
+    scores = (np.random.default_rng(0).integers(levels, size=shape) / levels - 0.5).astype(np.float32)
+    order = np.argsort(-scores, axis=-1, kind="stable")
+    for keep in (1, 5, shape[-1]):
+        np.testing.assert_array_equal(ranked(torch.from_numpy(scores), keep).numpy(), order[..., :keep])
+    np.testing.assert_array_equal(ranks(torch.from_numpy(scores)).numpy(), np.argsort(order, axis=-1))
+
+
+def test_marked_is_one_wherever_an_index_points():
+    assert marked(torch.tensor([[0, 3, 3], [1, 1, 1]]), 4).tolist() == [[1, 0, 0, 1], [0, 1, 0, 0]]
+    assert marked(torch.zeros(2, 0, dtype=torch.int64), 3).tolist() == [[0, 0, 0], [0, 0, 0]]
 
 
 class Pick(torch.nn.Module):

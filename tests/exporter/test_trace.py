@@ -23,14 +23,14 @@ from exporter.weights import attach, match
 from tests.exporter.tiny_llava import tiny_config, tiny_model, write
 
 KEEP = 2
-AXES = {"batch", "tokens", "images", "past"}
+AXES = {"batch", "tokens", "rows", "past"}
 
 
 def parts(dtype):
     """The three parts of the tiny model, not traced yet, and the mode they are traced in."""
     family, mode = fake_model(Llava, tiny_config(), dtype, register())
     job = Job(family, FasterVLM(), (Stage("tower", 1, keep=KEEP),))
-    made = (VisionPart(job), EmbedPart(job, KEEP), DecodePart(job, (Group(0, 2, KEEP),)))
+    made = (VisionPart(job), EmbedPart(job), DecodePart(job, (Group(0, 2, KEEP),)))
     return family, mode, {part.name: part for part in made}
 
 
@@ -65,7 +65,7 @@ def test_ports_have_their_names_and_axes(traced):
     _, found = traced
     assert shapes(found["vision"].graph.inputs) == {"pixel_values": ["batch", 3, 8, 8]}
     assert shapes(found["vision"].graph.outputs) == {"image_embeds": ["batch", 2, 16], "kept_indices": ["batch", 2]}
-    assert shapes(found["embed"].graph.inputs) == {"input_ids": ["batch", "tokens"], "image_embeds": ["images", 2, 16]}
+    assert shapes(found["embed"].graph.inputs) == {"input_ids": ["batch", "tokens"], "image_embeds": ["rows", 16]}
     assert shapes(found["embed"].graph.outputs) == {"inputs_embeds": ["batch", "tokens", 16]}
     caches = [f"{layer}.{kind}" for layer in (0, 1) for kind in ("key", "value")]
     assert shapes(found["decoder"].graph.inputs) == {
@@ -137,11 +137,11 @@ def test_a_traced_graph_computes_what_the_module_does_at_any_size(traced, model,
     batch, tokens, images = sizes
     ids = torch.randint(5, 20, (batch, tokens), generator=torch.Generator().manual_seed(0))
     ids[0, : KEEP * min(images, tokens // KEEP)] = 4
-    rows = torch.randn(images, KEEP, 16)
+    rows = torch.randn(images * KEEP, 16)
     session = onnxruntime.InferenceSession(traced[0] / "embed.onnx")
     [got] = session.run(None, {"input_ids": ids.numpy(), "image_embeds": rows.numpy()})
     want = model.get_input_embeddings()(ids).detach()
-    want[ids == 4] = rows.flatten(0, 1)[: int((ids == 4).sum())]
+    want[ids == 4] = rows[: int((ids == 4).sum())]
     np.testing.assert_array_equal(got, want.numpy())
 
 

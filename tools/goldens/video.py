@@ -10,13 +10,11 @@ from exporter.eager_taps import EagerTaps, Seen
 from exporter.reducer import Grid, Shape
 
 
-def video_taps(
-    video: Tensor, *, grid: tuple[int, int] | None = None, carry: Mapping[str, Tensor] | None = None
-) -> EagerTaps:
-    """Taps at the projected stage over rows `[B,F,L,D]`; `carry` as `[B,1,F*L]`."""
+def video_taps(video: Tensor, *, grid: tuple[int, int] | None = None, **more: Mapping[str, Tensor]) -> EagerTaps:
+    """Taps at the projected stage over rows `[B,F,L,D]`; `more`: carry, as `[B,1,F*L]`, and inputs."""
     batch, views, patches, _ = video.shape
     side = round(patches**0.5)
     grid = grid or ((side, side) if side * side == patches else (1, patches))
     shape = Shape(patches, Grid(*grid), has_cls=False, views=views, video=True)
     seen = {-1: Seen({"out": video.flatten(1, 2)})}
-    return EagerTaps((0,), shape.tokens, shape.tokens, seen, shape, carry=carry or {}, batch=batch)
+    return EagerTaps((0,), shape.tokens, shape.tokens, seen, shape, batch=batch, **more)

@@ -95,3 +95,12 @@ def attention(*shape, seed=0, spread=2.0):
 def in_turn(select, *arrays):
     """What `select` keeps of each batch entry by itself, in one tensor."""
     return torch.cat([select(*(array[b : b + 1] for array in arrays)) for b in range(len(arrays[0]))])
+
+
+def shuffled(array, *axes, seed=0):
+    """`array` with the tokens behind [CLS] in another order along the axes, and that order."""
+    order = torch.randperm(array.shape[axes[0]] - 1, generator=torch.Generator().manual_seed(seed))
+    places = torch.cat([torch.zeros(1, dtype=torch.int64), order + 1])
+    for axis in axes:
+        array = array.index_select(axis, places)
+    return array, order

@@ -1,0 +1,152 @@
+"""FlowCut: inside the tower, every other layer drops the patches through which least information flows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from engines.errors import UserError
+from exporter.budget import Budget
+from exporter.counts import counts, falling
+from exporter.flow import Drop, drop, flow_to_text, inflow
+from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
+from exporter.select import gather_rows, top_k
+
+TEXT_LAYER = 1  # of the decoder
+
+
+@dataclass(frozen=True)
+class FlowCut(Reducer):
+    """Score patches in every layer before the last one used, and cut after every second of them.
+
+    `score = (a / sum(a) + e / sum(e)) * |v|_1`, fp32: a the head mean of the [CLS] row, e the head mean of
+    softmax(v_cls v^T), v the head mean of the values; `c = score` in the first layer, then `c = c / 2 + score / 2`.
+    Counting from the last layer before the one that the projector reads, every other layer keeps the largest c, in
+    their order; the last of them keeps the budget T. How many of n go before that: `(n - T) / sqrt(left) * (1 - H^2)`,
+    `left` the layers to come, H the entropy of a over that of n equal shares. What stays is numbered anew. Budget:
+    patches per view; with `llm`, of all views of a picture together.
+
+    Attributes:
+        mode: `schedule` keeps the same number of any picture after a layer, and so saves work in the tower. `exact`
+            computes each H: all patches run to the last cut, what was dropped is masked, and the outputs `tokens.LAYER`
+            say how many were left. As in the authors' code the largest number of the batch is dropped of each picture,
+            so a picture's result depends on those beside it.
+        schedule: of mode schedule, patches left after each cut, such as `112,83,36`; by default those of `entropy`.
+            `tp-export calibrate` finds them for a model and pictures.
+        entropy: H wherever no schedule is given, 0 to 1.
+        llm: as published for LLaVA-NeXT: T/2 patches of each view leave the tower, and after decoder layer 1 the T with
+            the largest flow to the prompt's last token stay.
+
+    Source: *FlowCut: Rethinking Redundancy via Information Flow for Efficient Vision-Language Models*,
+    arXiv 2505.19536.
+    """
+
+    title = "FlowCut"
+    paper = "FlowCut: Rethinking Redundancy via Information Flow for Efficient Vision-Language Models"
+    arxiv = "2505.19536"
+    differences = (
+        "counts are fixed, by a rule of ours or calibrated; the authors' code computes them anew, as does mode exact",
+        "scores are fp32 and ties go to the lower index; the authors' code ranks in the tower's dtype",
+        "every view has the budget for itself and there is no cut in the decoder, unless llm=true",
+        "towers without [CLS]: as the authors' code for Qwen2-VL, but whole merged tokens are dropped, not patches",
+    )
+
+    mode: str = "schedule"
+    schedule: str = ""
+    entropy: float = 0.8
+    llm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in {"schedule", "exact"}:
+            raise ValueError(f"mode {self.mode} is neither schedule nor exact")
+        if counts("schedule", self.schedule) and self.mode == "exact":
+            raise ValueError("mode exact takes no schedule")
+        if not 0 <= self.entropy <= 1:
+            raise ValueError(f"entropy {self.entropy} is not between 0 and 1")
+
+    def plan(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
+        """A look at every layer, cuts at every other, and with `llm` one in the decoder.
+
+        Raises:
+            UserError: a schedule that does not fit the tower and the budget, or `llm` where views hold too few.
+        """
+        total = budget.count(shape.tokens if self.llm else shape.patches)
+        keep = max(1, total // 2) if self.llm else total
+        if self.llm and not total <= keep * shape.views <= shape.tokens:
+            raise UserError(f"--param llm=true: {shape.views} views of {keep} patches do not hold --keep {total}")
+        stages = self._exactly(shape, keep) if self.mode == "exact" else self._scheduled(shape, keep)
+        return (*stages, Stage("decoder", TEXT_LAYER, keep=total)) if self.llm else stages
+
+    def _exactly(self, shape: Shape, keep: int) -> tuple[Stage, ...]:
+        if keep == shape.patches:
+            return ()
+        layers = cuts(shape)
+        last = layers[-1]
+        looks = [Drop("tower", n, target=keep, left=last - n) if n in layers else Stage("tower", n) for n in range(last)]
+        return (*looks, Stage("tower", last, keep=keep))
+
+    def _scheduled(self, shape: Shape, keep: int) -> tuple[Stage, ...]:
+        layers = cuts(shape)
+        left = counts("schedule", self.schedule) or self._by_rule(shape, keep)
+        if len(left) != len(layers) or not falling(left, shape.patches, keep):
+            raise UserError(
+                f"--param schedule={self.schedule}: give {len(layers)} counts from {shape.patches} down to {keep}"
+            )
+        kept, now = dict(zip(layers, left, strict=True)), shape.patches
+        stages = list[Stage]()
+        for layer in range(layers[-1] + 1):
+            if now > keep:
+                before, now = now, kept.get(layer, now)
+                stages.append(Stage("tower", layer, keep=now if now < before else None))
+        return tuple(stages)
+
+    def _by_rule(self, shape: Shape, keep: int) -> tuple[int, ...]:
+        left, layers = [shape.patches], cuts(shape)
+        for layer in layers[:-1]:
+            gone = round((left[-1] - keep) / (layers[-1] - layer) ** 0.5 * (1 - self.entropy**2))
+            left.append(max(left[-1] - gone, keep))
+        return (*left[1:], keep)
+
+    def select(self, taps: Taps, stage: Stage) -> Selection:
+        """Look, drop or cut."""
+        if stage.stack == "decoder":
+            assert stage.keep is not None
+            scores = flow_to_text(taps, stage.layer)
+            return Selection(indices=top_k(scores, stage.keep), scores=scores)
+        alive = taps.carry.get("alive", torch.ones(taps.span.shape))
+        shares, scores = inflow(taps, stage.layer, alive)
+        if "score" in taps.carry:
+            scores = (0.5 * taps.carry["score"] + 0.5 * scores) * alive
+        if stage.keep is not None:
+            scores = scores + (alive - 1)
+            kept = top_k(scores, stage.keep)
+            return Selection(indices=kept, carry={"score": gather_rows(scores, kept)}, scores=scores)
+        if isinstance(stage, Drop):
+            return drop(shares, scores, alive, stage, has_cls=taps.shape.has_cls)
+        return Selection(carry={"score": scores})
+
+    def probe(self) -> FlowCut:
+        """The same in mode exact, whose outputs a schedule can be learnt from."""
+        return replace(self, mode="exact", schedule="")
+
+    def learnt(self, shape: Shape, stages: Sequence[Stage], outputs: Sequence[Mapping[str, Tensor]]) -> str:
+        """What the probe's `stages` left of several pictures, as a schedule: medians, rounded to eights."""
+        keep = next(stage.keep for stage in stages if stage.keep is not None)
+        line = list[int]()
+        for name in (f"tokens.{stage.layer}" for stage in stages if isinstance(stage, Drop)):
+            middle = median(int(found[name]) for found in outputs)
+            line.append(min(max(keep, 8 * round(middle / 8)), shape.patches))
+        return f"schedule={','.join(map(str, [*line, keep]))}"
+
+
+def cuts(shape: Shape) -> range:
+    """The layers after which patches are dropped."""
+    last = max(shape.tower_last - 1, 0)
+    return range(last % 2, last + 1, 2)
+
+
+METHOD = FlowCut
