@@ -21,7 +21,6 @@ class Contract:
 
     Attributes:
         geometry: The forms of picture, and what each is to the decoder.
-        image_token_id: What stands for an image in a prompt.
         eos: Tokens that end an answer.
         hidden_size: D.
         kv_shape: (Hkv, d) of the decoder's cache.
@@ -35,7 +34,6 @@ class Contract:
     """
 
     geometry: Geometry
-    image_token_id: int
     eos: tuple[int, ...]
     hidden_size: int
     kv_shape: tuple[int, int]
@@ -77,12 +75,11 @@ def _parse(raw: Mapping[str, Any]) -> Contract:
         raise ValueError(f"positions {raw['positions']}")
     model, recipe = raw["model"], raw["recipe"]
     hidden = whole(model, "hidden_size")
-    geometry = Geometry(parse_forms(raw["pictures"], hidden), raw["positions"])
+    geometry = Geometry(parse_forms(raw["pictures"], hidden), whole(model, "image_token_id", 0), raw["positions"])
     inputs = {name: tuple(i["name"] for i in part["inputs"]) for name, part in raw["parts"].items()}
     _check_parts(geometry, inputs)
     return Contract(
         geometry=geometry,
-        image_token_id=whole(model, "image_token_id", 0),
         eos=tuple(int(token) for token in model["eos_token_ids"]),
         hidden_size=hidden,
         kv_shape=(whole(model, "kv_heads", most=LARGEST_HEAD), whole(model, "head_dim", most=LARGEST_HEAD)),

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from engines import kv
 from engines.errors import UserError
-from engines.kv import Arrays, State
-from engines.layout import Ints, Layout, lay_out
+from engines.geometry import Ints, Seen
+from engines.kv import State
+from engines.layout import Layout, lay_out
 from engines.parts import Parts
 
 Tokens = Sequence[Sequence[int]]
@@ -26,13 +27,13 @@ class Decoder:
         self.contract = parts.contract
         self._parts = parts
 
-    def start(self, prompts: Tokens, counts: Sequence[int], seen: Arrays) -> tuple[State, NDArray[Any]]:
+    def start(self, prompts: Tokens, counts: Sequence[int], seen: Seen) -> tuple[State, NDArray[Any]]:
         """Starts a batch of sequences.
 
         Args:
-            prompts: Token ids of each; one image token per picture.
+            prompts: Token ids of each; one placeholder per picture.
             counts: How many pictures each has.
-            seen: What the vision part returned for all of them.
+            seen: What `Sight.see` returned for all of them.
 
         Returns:
             The cache, and the logits [B, V] of what follows each prompt.
@@ -47,7 +48,7 @@ class Decoder:
         state = kv.empty(self.contract, len(prompts), self._parts.float)
         return state, self.extend(state, prompts, counts, seen)
 
-    def _prefill(self, prompts: Tokens, counts: Sequence[int], seen: Arrays) -> tuple[State, NDArray[Any]]:
+    def _prefill(self, prompts: Tokens, counts: Sequence[int], seen: Seen) -> tuple[State, NDArray[Any]]:
         layout = self._lay_out(prompts, counts, seen, self.contract.images)
         self._check_room(layout, 0, np.zeros((len(prompts), 1), np.int64))
         feeds = {
@@ -61,7 +62,7 @@ class Decoder:
         return kv.from_prefill(self.contract, outputs, self._parts.float), outputs["logits"][:, 0]
 
     def extend(
-        self, state: State, tokens: Tokens, counts: Sequence[int] | None = None, seen: Arrays | None = None
+        self, state: State, tokens: Tokens, counts: Sequence[int] | None = None, seen: Seen | None = None
     ) -> NDArray[Any]:
         """Feeds new tokens behind the cached ones; pictures only where the decoder is one part.
 
@@ -69,7 +70,7 @@ class Decoder:
             state: The cache; it takes the tokens in.
             tokens: New token ids of each sequence, at least one.
             counts: Pictures among them; none if not given.
-            seen: What the vision part returned for them.
+            seen: What `Sight.see` returned for them.
 
         Returns:
             [B, V]: the logits of what follows.
@@ -79,18 +80,17 @@ class Decoder:
         """
         if self.contract.split and any(counts or ()):
             raise UserError("this bundle prunes pictures in prefill only: start again with the new picture")
-        layout = self._lay_out(tokens, counts or [0] * len(tokens), seen or {})
+        layout = self._lay_out(tokens, counts or [0] * len(tokens), seen or [])
         self._check_room(layout, state.slots, state.positions)
-        feeds = {"inputs_embeds": self._parts.embed(layout.input_ids, seen or {}), **state.feeds(layout)}
+        feeds = {"inputs_embeds": self._parts.embed(layout.input_ids, seen or []), **state.feeds(layout)}
         outputs = self._parts.run("decode" if self.contract.split else "decoder", feeds)
         state.absorb(outputs, layout)
         return outputs["logits"][:, 0]
 
-    def _lay_out(self, tokens: Tokens, counts: Sequence[int], seen: Arrays, spans: int = 0) -> Layout:
-        kept = list(seen.get("kept_indices", ()))
-        assert len(kept) == sum(counts)
+    def _lay_out(self, tokens: Tokens, counts: Sequence[int], seen: Seen, spans: int = 0) -> Layout:
+        assert len(seen) == sum(counts)
         ends = np.cumsum(counts).tolist()
-        pictures = [kept[end - count : end] for end, count in zip(ends, counts, strict=True)]
+        pictures = [seen[end - count : end] for end, count in zip(ends, counts, strict=True)]
         return lay_out(tokens, pictures, self.contract.geometry, spans)
 
     def room(self, slots: int, positions: Ints) -> int:

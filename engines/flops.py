@@ -11,8 +11,8 @@ class Geometry:
     """The sizes that decide the cost of a vision-language model.
 
     Decoder: layers, d = width, d_kv = key width, f = MLP width, vocab. Tower: the layers that are run, width,
-    MLP width, rows of one view (with CLS), whether the MLP is gated, views (crops, frames) of one prompt. projector_flops: of
-    everything between tower and decoder, for one prompt.
+    MLP width, rows of one view (with CLS), whether the MLP is gated, views (crops, frames) of one prompt.
+    projector_flops: of everything between tower and decoder, for one prompt.
     """
 
     layers: int

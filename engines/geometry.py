@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -36,17 +37,19 @@ class Geometry:
 
     Attributes:
         forms: The forms of picture.
+        image_token_id: The token that stands for an image in a prompt, whether there is a form for images or not.
         positions: "keep": rows have the positions they had before pruning; "renumber": they are numbered anew;
             "mrope": as keep, on three axes.
     """
 
     forms: tuple[Form, ...]
+    image_token_id: int
     positions: str
 
-    @property
+    @cached_property
     def placeholders(self) -> frozenset[int]:
         """The tokens that stand for pictures."""
-        return frozenset(form.token_id for form in self.forms)
+        return frozenset({self.image_token_id, *(form.token_id for form in self.forms)})
 
     @property
     def filler(self) -> int:

@@ -39,13 +39,10 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def _decode(path: Path, max_pixels: int) -> Image.Image:
-    try:
-        with damage_in_words(path, FORMATS), Image.open(path, formats=FORMATS) as image:  # reads the header only
-            if image.width * image.height > max_pixels:
-                raise _too_large(path, max_pixels)
-            return rgb(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError:
-        raise _too_large(path, max_pixels) from None
+    with damage_in_words(path, FORMATS), Image.open(path, formats=FORMATS) as image:  # reads the header only
+        if image.width * image.height > max_pixels:
+            raise _too_large(path, max_pixels)
+        return rgb(ImageOps.exif_transpose(image))
 
 
 @contextmanager
@@ -53,6 +50,8 @@ def damage_in_words(path: Path, formats: Sequence[str]) -> Iterator[None]:
     """Turns what Pillow raises over a file that is damaged, or in none of the formats, into one line."""
     try:
         yield
+    except Image.DecompressionBombError:
+        raise _too_large(path, MAX_PIXELS) from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: not a picture in one of the formats {', '.join(formats)}") from None
     except DAMAGE as error:

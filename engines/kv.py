@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from engines.contract import Contract
-from engines.layout import Ints, Layout
+from engines.geometry import Ints
+from engines.layout import Layout
 
 Arrays = Mapping[str, NDArray[Any]]
 

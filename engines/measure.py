@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
 from engines.session import Session
+from engines.videos import Picture
 
 
 @dataclass(frozen=True)
@@ -36,18 +35,18 @@ def paired(what: str, dense: Callable[[], object], pruned: Callable[[], object],
     return Pair(what, *medians, statistics.median(ratios), ratios[0], ratios[-1])
 
 
-def compare(dense: Session, pruned: Session, image: Image.Image, ids: Sequence[int]) -> list[Pair]:
+def compare(dense: Session, pruned: Session, picture: Picture, ids: Sequence[int]) -> list[Pair]:
     """Vision part, prefill, and both together (time to the first logits), batch 1."""
-    seen = {id(s): s.see([image]) for s in (dense, pruned)}
+    seen = {id(s): s.see([picture], [ids]) for s in (dense, pruned)}
 
     def vision(session: Session) -> Callable[[], object]:
-        return lambda: session.see([image])
+        return lambda: session.see([picture], [ids])
 
     def prefill(session: Session) -> Callable[[], object]:
         return lambda: session.start([ids], [1], seen[id(session)])
 
     def both(session: Session) -> Callable[[], object]:
-        return lambda: session.start([ids], [1], session.see([image]))
+        return lambda: session.start([ids], [1], session.see([picture], [ids]))
 
     stages = (("vision", vision), ("prefill", prefill), ("first token", both))
     return [paired(name, made(dense), made(pruned)) for name, made in stages]

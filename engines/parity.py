@@ -13,9 +13,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from engines.errors import UserError
+from engines.geometry import EMPTY
 from engines.images import open_image
 from engines.json_file import read_json
 from engines.session import Session
+from engines.videos import Picture, open_video
 
 Array = NDArray[Any]
 STEPS = 16  # tokens generated for each case, at most
@@ -39,7 +41,7 @@ BOUNDS = {"fp32": Bounds(0.0, 1e-4, 1e-3), "fp16": Bounds(5e-2, 3e-2, 8e-2)}
 
 @dataclass(frozen=True)
 class Case:
-    """One picture and one question, as asked of engines and reference."""
+    """One picture (an image or a video) and one question, as asked of engines and reference."""
 
     picture: str
     question: str
@@ -65,8 +67,9 @@ class Row:
 class Run:
     """What engines gave for all cases, in one batch of prompts of different lengths."""
 
-    kept: Array  # [cases,K]
-    embeds: Array  # [cases,K,D]
+    forms: list[int]  # of each case's picture
+    kept: list[Array]  # [K] each
+    embeds: list[Array]  # [K,D] each
     logits: list[Array]  # [cases,V] each: behind the prompt, then behind every generated token
     tokens: list[list[int]]
     cuts: Mapping[str, Array]  # kept_indices of decoder cuts
@@ -74,7 +77,8 @@ class Run:
 
 def run(session: Session, cases: Sequence[Case], folder: Path) -> Run:
     """Play every case through the engines; one batch, right-padded, greedy."""
-    seen = session.see([open_image(folder / case.picture) for case in cases])
+    pictures = [opened(session, case, folder) for case in cases]
+    seen = session.see(pictures, [case.ids for case in cases], [case.question for case in cases])
     state, logits = session.start([case.ids for case in cases], [1] * len(cases), seen)
     cuts = {name: value for name, value in state.outputs.items() if name.startswith("kept_indices.")}
     stop, every, tokens = session.contract.eos, [logits], [list[int]() for _ in cases]
@@ -84,10 +88,23 @@ def run(session: Session, cases: Sequence[Case], folder: Path) -> Run:
             if not (row and row[-1] in stop):
                 row.append(token)
         if len(every) == STEPS or all(row[-1] in stop for row in tokens):
-            kept, embeds = seen["kept_indices"], seen["image_embeds"].astype(np.float32)
-            return Run(kept, embeds, [step.astype(np.float32) for step in every], tokens, cuts)
+            return Run(
+                forms=[each["form"] for each in seen],
+                kept=[each["kept_indices"] for each in seen],
+                embeds=[each["image_embeds"].astype(np.float32) for each in seen],
+                logits=[step.astype(np.float32) for step in every],
+                tokens=tokens,
+                cuts=cuts,
+            )
         logits = session.extend(state, following[:, None].tolist())
         every.append(logits)
+
+
+def opened(session: Session, case: Case, folder: Path) -> Picture:
+    """A case's picture: a video where the prompt has a video's token."""
+    kinds = {form.token_id: form.kind for form in session.contract.geometry.forms}
+    video = any(kinds.get(token) == "video" for token in case.ids)
+    return open_video(folder / case.picture) if video else open_image(folder / case.picture)
 
 
 def compare(found: Run, wanted: Sequence[Mapping[str, Array]], dtype: str) -> list[Row]:
@@ -95,7 +112,9 @@ def compare(found: Run, wanted: Sequence[Mapping[str, Array]], dtype: str) -> li
     rows = []
     for number, reference in enumerate(wanted):
         rows += _indices(found, number, reference, BOUNDS[dtype])
-        rows.append(_values("embeddings", number, found.embeds[number], reference["embeds"], BOUNDS[dtype].embeddings))
+        full = found.kept[number] != EMPTY  # nobody reads what is in an empty slot
+        pair = found.embeds[number][full], reference["embeds"][full]
+        rows.append(_values("embeddings", number, *pair, BOUNDS[dtype].embeddings))
         got, want = _same_steps(found, number, reference)
         rows.append(_values("logits", number, got, want, BOUNDS[dtype].logits))
         rows.append(_tokens(found.tokens[number], number, reference, BOUNDS[dtype].logits))

@@ -5,13 +5,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from engines.contract import Contract
 from engines.errors import UserError
-from engines.images import preprocess
+from engines.geometry import Ints, Seen
 from engines.kv import Arrays
-from engines.layout import Ints
 from engines.registry import Runner
 
 FLOATS: Mapping[str, type[np.floating[Any]]] = {"fp32": np.float32, "fp16": np.float16}
@@ -38,8 +36,8 @@ class Parts:
         self.contract = contract
         self.float = FLOATS[dtype]
         self._runners = runners
-        # The embed part always takes a picture; text alone gets this one, which no token asks for.
-        self._no_image = np.zeros((1, contract.geometry.embedded, contract.hidden_size), self.float)
+        # The embed part always takes a row; text alone gets this one, which no token asks for.
+        self._no_rows = np.zeros((1, contract.hidden_size), self.float)
 
     def run(self, part: str, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """Runs one part; inputs that its graph does not have are left out.
@@ -53,47 +51,33 @@ class Parts:
             raise UserError(f"part '{part}' wants {', '.join(unknown)}, which no one provides: export it again")
         return self._runners[part]({name: feeds[name] for name in wanted})
 
-    def see(self, images: Sequence[Image.Image]) -> dict[str, NDArray[Any]]:
-        """Encodes pictures, as many at once as the export allows.
-
-        Returns:
-            The vision part's outputs by name, each [images, …]; empty for no picture.
-        """
-        step = self.contract.max_batch
-        seen = [self._see(images[i : i + step]) for i in range(0, len(images), step)]
-        return {name: np.concatenate([outputs[name] for outputs in seen]) for name in seen[0]} if seen else {}
-
-    def _see(self, images: Sequence[Image.Image]) -> dict[str, NDArray[Any]]:
-        pixels = np.stack([preprocess(image, self.contract.preprocess) for image in images])
-        return self.run("vision", {"pixel_values": pixels.astype(self.float)})
-
-    def embed(self, input_ids: Ints, seen: Arrays) -> NDArray[Any]:
-        """Looks up embeddings; image tokens take the rows of the pictures seen, in order.
+    def embed(self, input_ids: Ints, seen: Seen) -> NDArray[Any]:
+        """Looks up embeddings; placeholders take the rows of the pictures seen, in order.
 
         Args:
-            input_ids: [B, T], an image token K times per picture.
-            seen: What `see` returned for these pictures; empty for none.
+            input_ids: [B, T], a placeholder K times per picture.
+            seen: What `Sight.see` returned for these pictures.
 
         Returns:
             [B, T, D].
         """
-        image_embeds = seen.get("image_embeds", self._no_image)
-        return self.run("embed", {"input_ids": input_ids, "image_embeds": image_embeds})["inputs_embeds"]
+        rows = np.concatenate([picture["image_embeds"] for picture in seen] or [self._no_rows])
+        return self.run("embed", {"input_ids": input_ids, "image_embeds": rows})["inputs_embeds"]
 
-    def carried(self, counts: Sequence[int], seen: Arrays) -> dict[str, NDArray[Any]]:
+    def carried(self, counts: Sequence[int], seen: Seen) -> dict[str, NDArray[Any]]:
         """Arranges the scores that vision hands on to prefill by prompt and picture.
 
         Args:
             counts: Pictures of each prompt.
-            seen: What `see` returned for all of them.
+            seen: What `Sight.see` returned for all of them.
 
         Returns:
             "carry.NAME" -> [B, I, K], zeros where a prompt has fewer pictures.
         """
         names = [name for name in self.contract.inputs["prefill"] if name.startswith("carry.")]
-        shape = (len(counts), self.contract.images, self.contract.geometry.embedded)
+        shape = (len(counts), self.contract.images, self.contract.geometry.forms[0].tokens)
         places = np.arange(self.contract.images) < np.asarray(counts)[:, None]
         arranged = {name: np.zeros(shape, np.float32) for name in names}
         for name in names if seen else []:
-            arranged[name][places] = seen[name]
+            arranged[name][places] = np.stack([picture[name] for picture in seen])
         return arranged

@@ -40,8 +40,8 @@ class Prompt:
     """
 
     def __init__(self, directory: Path, image_token_id: int, template: str | None = None) -> None:
-        self._path = directory / "tokenizer.json"
-        self._tokenizer = _tokenizer(self._path)
+        self.directory, self._path = directory, directory / "tokenizer.json"
+        self._tokenizer = open_tokenizer(self._path)
         image_token = self._tokenizer.id_to_token(image_token_id)
         if image_token is None:
             raise UserError(f"{self._path}: has no token {image_token_id}, the image token")
@@ -74,10 +74,9 @@ class Prompt:
         Raises:
             UserError: The text holds half a character, or the tokenizer contradicts itself.
         """
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise UserError("the prompt is not valid text: write it in UTF-8")
+        check_text(text)
         written = self._bos is not None and text.startswith(self._bos)
-        with _faults_in_words(self._path):
+        with tokenizer_faults_in_words(self._path):
             return list(self._tokenizer.encode(text, add_special_tokens=not written).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -86,7 +85,7 @@ class Prompt:
         Raises:
             UserError: As `encode`.
         """
-        with _faults_in_words(self._path):
+        with tokenizer_faults_in_words(self._path):
             return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
@@ -131,9 +130,20 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: not UTF-8 text; the bundle is damaged") from None
 
 
-def _tokenizer(path: Path) -> Tokenizer:
+def check_text(text: str) -> None:
+    """Refuses half a character, which no tokenizer takes. Raises UserError."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError("the prompt is not valid text: write it in UTF-8")
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer file, without truncation and padding.
+
+    Raises:
+        UserError: It cannot be read, or is none.
+    """
     text = read_text(path)
-    with _faults_in_words(path):
+    with tokenizer_faults_in_words(path):
         tokenizer = Tokenizer.from_str(text)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -141,7 +151,7 @@ def _tokenizer(path: Path) -> Tokenizer:
 
 
 @contextmanager
-def _faults_in_words(path: Path) -> Iterator[None]:
+def tokenizer_faults_in_words(path: Path) -> Iterator[None]:
     """The library raises plain Exceptions, and its panics are not even those."""
     try:
         yield

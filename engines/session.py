@@ -6,20 +6,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from engines import contract as facts
 from engines.bundle import open_bundle
 from engines.decoder import Decoder, Tokens
+from engines.geometry import Ints
 from engines.kv import State
-from engines.layout import Ints
 from engines.parts import Parts
 from engines.prompt import Prompt
 from engines.registry import Runner, engine
 from engines.sampling import PickTokens, Sampler
+from engines.sight import Sight
+from engines.videos import Picture
 
 FINISHED = -1
-Pictures = Sequence[Sequence[Image.Image]]
+Pictures = Sequence[Sequence[Picture]]
 
 
 class Session:
@@ -28,7 +29,7 @@ class Session:
     Args:
         contract: bundle.json's content.
         parts: One callable per part, named as in the contract.
-        prompt: The bundle's template and tokenizer.
+        prompt: The bundle's template and tokenizers.
         dtype: The precision of the parts' floats, "fp32" or "fp16".
 
     Raises:
@@ -42,7 +43,7 @@ class Session:
         self.prompt = prompt
         runners = Parts(self.contract, parts, dtype)
         self._decoder = Decoder(runners)
-        self.see, self.embed = runners.see, runners.embed
+        self.see = Sight(runners, prompt).see
         self.start, self.extend = self._decoder.start, self._decoder.extend
 
     @classmethod
@@ -66,7 +67,8 @@ class Session:
 
     def prefill(self, prompts: Tokens, pictures: Pictures) -> tuple[State, NDArray[Any]]:
         """Encodes the pictures of each prompt and starts a batch of sequences; see `Decoder.start`."""
-        seen = self.see([picture for row in pictures for picture in row])
+        standing = [prompt for prompt, row in zip(prompts, pictures, strict=True) for _ in row]
+        seen = self.see([picture for row in pictures for picture in row], standing)
         return self.start(prompts, [len(row) for row in pictures], seen)
 
     def step(self, state: State, tokens: Ints) -> NDArray[Any]:
@@ -118,7 +120,7 @@ class Session:
         return [[int(step[b]) for step in steps if step[b] != FINISHED] for b in range(len(prompts))]
 
     def _sayable(self, logits: NDArray[Any]) -> NDArray[Any]:
-        """Rules out the image token, which stands for a picture that there is not."""
+        """Rules out the placeholders, which stand for pictures that there are not."""
         logits = logits.copy()
-        logits[:, self.contract.geometry.image_token_id] = -np.inf
+        logits[:, list(self.contract.geometry.placeholders)] = -np.inf
         return logits

@@ -1,6 +1,7 @@
 """What an export shows at its end and in its report: tables from bundle.json, parity.json and ceilings."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from engines.ceiling import OUTPUTS, Ceiling, ceiling, ridge
@@ -34,13 +35,12 @@ def summary(bundle: Json, parity: Json) -> list[Table]:
 def ceiling_of(bundle: Json) -> Ceiling:
     """The most that a bundle's budget can give on the GPU that its recipe names, with forty words of text."""
     geometry = Geometry(**bundle["geometry"])
-    kept = [group["tokens"] for group in bundle["groups"] for _ in range(*group["layers"])]
-    return ceiling(geometry, bundle["tokens"]["patches"], kept, TEXT, bundle["recipe"]["gpu"])
+    return ceiling(geometry, bundle["pictures"][0]["patches"], _kept(bundle), TEXT, bundle["recipe"]["gpu"])
 
 
 def costs(bundle: Json, limit: Ceiling) -> Table:
     """Tokens, FLOPs and cache, before and after."""
-    patches, kept = bundle["tokens"]["patches"], _mean_tokens(bundle["groups"])
+    patches, kept = bundle["pictures"][0]["patches"], fmean(_kept(bundle))
     before, after = limit.before, limit.after
     both = [side.llm_flops + side.vision_flops for side in (before, after)]
     cache = (size(before.kv_bytes), size(after.kv_bytes), times(before.kv_bytes / after.kv_bytes))
@@ -133,11 +133,10 @@ def _kernels(fused: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name.split('_')[1]}" for name, count in sorted(fused.items())) or "-"
 
 
-def _mean_tokens(groups: Sequence[Json]) -> float:
-    """Rows of one image in the cache, mean over the decoder's layers."""
-    layers = [group["layers"][1] - group["layers"][0] for group in groups]
-    tokens = sum(n * group["tokens"] for n, group in zip(layers, groups, strict=True))
-    return float(tokens / sum(layers))
+def _kept(bundle: Json) -> list[int]:
+    """Rows of one picture of the first form in the cache, layer by layer; a group counts for the largest form."""
+    tokens = bundle["pictures"][0]["tokens"]
+    return [min(tokens, group["tokens"]) for group in bundle["groups"] for _ in range(*group["layers"])]
 
 
 def _change(name: str, before: float, after: float) -> tuple[str, str, str, str]:

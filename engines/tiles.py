@@ -1,7 +1,7 @@
 """Pictures as several views: LLaVA-NeXT's tiles, the frames of a video, and which form of picture suits best."""
 
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ def canvas(spec: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def fit(within: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """How well a picture of `size` (width, height) fits, larger is better: pixels that it keeps, then canvas not wasted.
+    """How well a picture of this size (width, height) fits; larger is better: pixels it keeps, then canvas it fills.
 
     LLaVA-NeXT's rule, `select_best_resolution` of its image processor.
     """
@@ -93,5 +93,5 @@ def _fitted(size: tuple[int, int], within: tuple[int, int]) -> tuple[int, int]:
     """The largest size in the same proportions; the shorter side rounded up, as the processor does."""
     across, down = within[0] / size[0], within[1] / size[1]
     if across < down:
-        return within[0], min(_up(size[1] * across), within[1])
-    return min(_up(size[0] * down), within[0]), within[1]
+        return within[0], min(ceil(size[1] * across), within[1])
+    return min(ceil(size[0] * down), within[0]), within[1]

@@ -41,6 +41,8 @@ def calibrate(recipe: Recipe, images: Sequence[Path]) -> str:
     Raises:
         UserError: nothing to calibrate, a picture that cannot be read, or the recipe is wrong.
     """
+    for image in images:
+        open_image(image)  # refuses what is no picture, in words
     draft = Draft.of(replace(recipe, targets=("ort-cpu",)))
     if not isinstance(draft.reducer, Calibrated):
         known = [name for name in method_names() if issubclass(method_class(name), Calibrated)]
@@ -52,10 +54,5 @@ def calibrate(recipe: Recipe, images: Sequence[Path]) -> str:
     stock = draft.family.reference(draft.checkpoint.dir)
     reference = Reference(draft.family(draft.config, stock, draft.main.form), probe, stages)
     shown = images or [picture.path for picture in pictures("demo" if recipe.model == "demo" else "general")]
-    return draft.reducer.learnt(shape, stages, [_outputs(reference, draft, image) for image in shown])
-
-
-def _outputs(reference: Reference, draft: Draft, image: Path) -> Mapping[str, Tensor]:
-    open_image(image)  # refuses what is no picture, in words
-    pixels = reference.family.stock_pixels(draft.checkpoint.dir, image)
-    return reference.see(pixels).outputs
+    outputs = [reference.see(reference.family.stock_pixels(draft.checkpoint.dir, image)).outputs for image in shown]
+    return draft.reducer.learnt(shape, stages, outputs)

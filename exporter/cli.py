@@ -199,6 +199,27 @@ def run(bundle: Path, images: tuple[Path, ...], prompts: tuple[str, ...], max_ne
 
 
 @tp_export.command()
+@_option("model", default="demo", show_default=True)
+@_option("method", required=True)
+@_option("keep", required=True)
+@_option("param", "params", multiple=True, metavar="NAME=VALUE")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A picture to learn from; repeat for many. By default those that ship with tp-export.",
+)
+def calibrate(images: tuple[Path, ...], params: tuple[str, ...], **options: Any) -> None:
+    """Learn a parameter that a method otherwise computes anew for every picture, and print it for --param."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from exporter.calibrate import calibrate as learn
+    from exporter.recipe import Recipe
+
+    click.echo(learn(Recipe(**options, params=_params(params)), images))
+
+
+@tp_export.command()
 def doctor() -> None:
     """Say what this machine can build, what is missing, and what to install."""
     from engines.tables import Table, print_tables

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ LARGEST_SIDE = 2**14
 RESAMPLINGS = (0, 1, 2, 3, 4, 5)  # Pillow's
 
 
-def clip_processor(directory: Path) -> Mapping[str, Any]:
+def clip_processor(directory: Path, kinds: Collection[str] = PROCESSORS) -> Mapping[str, Any]:
     """Resize, optional centre crop, rescale, normalise, as bundle.json stores them.
+
+    `kinds` are the processors that may be named, first the one that is meant where none is.
 
     Raises:
         UserError: the file is missing or damaged, or asks for something else.
@@ -28,7 +30,7 @@ def clip_processor(directory: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise UserError(f"{directory}: no {NAME}; the checkpoint does not say how pictures are prepared")
     stored = Section(path, "", read_object(path))
-    _check_steps(stored)
+    _check_steps(stored, kinds)
     crop = stored.one_of("do_center_crop", (True, False), default=True)
     told = {
         "size": _size(stored),
@@ -55,9 +57,9 @@ def output_size(preprocess: Mapping[str, Any]) -> tuple[int, int] | None:
     return (size["height"], size["width"]) if "height" in size else None
 
 
-def _check_steps(stored: Section) -> None:
+def _check_steps(stored: Section, kinds: Collection[str]) -> None:
     named = "image_processor_type" if "image_processor_type" in stored.values else "feature_extractor_type"
-    stored.one_of(named, PROCESSORS, default=PROCESSORS[0])
+    stored.one_of(named, kinds, default=next(iter(kinds)))
     for step in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
         stored.one_of(step, (True,), default=True)
 

@@ -11,23 +11,24 @@ FAR = 1e30  # beyond any distance, and finite: TopK and ArgMin meet it
 ABSENT = -1.0  # below any score
 
 
-def prominence(squares: Tensor, active: Tensor, neighbours: Tensor | int) -> Tensor:
+def prominence(squares: Tensor, active: Tensor, neighbours: int, limit: Tensor | None = None) -> Tensor:
     """`delta rho` of the active rows, fp32 `[...,M]`; `ABSENT` of all others.
 
-    `squares` `[...,M,M]`: D_ij^2, see `exporter.density.distances`; `active` `[...,M]` bool; `neighbours` k, an int or
-    `[...,1]` int64. Among active rows alone: `rho_i = exp(-mean of the k smallest D_ij^2)`, itself included; `delta_i`
-    the least D_ij to a denser row, or the largest of all distances. What `exporter.density.peaks` is for all rows.
+    `squares` `[...,M,M]`: D_ij^2, see `exporter.density.distances`; `active` `[...,M]` bool; k is `neighbours`, at most
+    `limit` `[...]` int64, at most all. `rho_i = exp(-mean of the k smallest D_ij^2)`, itself included; `delta_i` the
+    least D_ij to a denser row, or the largest of all distances: `exporter.density.peaks` of the active rows alone.
     """
     both = active.unsqueeze(-1) & active.unsqueeze(-2)
-    present = active.sum(-1, keepdim=True)
-    most = min(neighbours, squares.shape[-1]) if isinstance(neighbours, int) else squares.shape[-1]
-    count = present.clamp(min=1, max=most) if isinstance(neighbours, int) else torch.minimum(neighbours, present)
+    count = active.sum(-1)
+    count = count if limit is None else torch.minimum(count, limit)
+    most = min(neighbours, squares.shape[-1])
+    count = count.clamp(min=1, max=most).unsqueeze(-1)
     nearest = torch.topk(torch.where(both, squares, FAR), most, dim=-1, largest=False).values
-    count = count.clamp(min=1).unsqueeze(-1)
-    density = torch.exp(-torch.where(torch.arange(most) < count, nearest, 0.0).sum(-1) / count[..., 0])
+    nearest = torch.where(torch.arange(most) < count.unsqueeze(-1), nearest, 0.0)
+    density = torch.exp(-nearest.sum(-1) / count)
     apart = squares.sqrt()
     farthest = torch.where(both, apart, 0.0).amax((-2, -1), keepdim=True)
-    denser = density.unsqueeze(-2) > density.unsqueeze(-1)  # no absent row: its density is 0
+    denser = density.unsqueeze(-2) > density.unsqueeze(-1)  # never an absent row: its density is 0
     return torch.where(active, torch.where(denser, apart, farthest).amin(-1) * density, ABSENT)
 
 

@@ -19,7 +19,7 @@ class Seen:
     attention: Tensor | None = None
     qkv: dict[bool, QKV] = field(default_factory=dict)  # by rope
     scale: float = 1.0
-    mask: Tensor | None = None  # what was added to the logits
+    mask: Tensor | None = None  # what was added to the logits; without attention, the softmax of both is taken
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,7 @@ class EagerTaps:
     def rows(self, layer: int, rows: Rows, *, logits: bool = False) -> Tensor:
         """Rows of the attention weights themselves; logits from q and k."""
         seen = self._layer(layer)
-        weights = self._logits(seen) if logits else seen.attention
-        assert weights is not None
-        weights = weights[..., : self.length]
+        weights = (self._logits(seen) if logits else self._weights(seen))[..., : self.length]
         if isinstance(rows, str):
             place = 0 if rows == "cls" else self.length - 1
             return weights[:, :, place : place + 1]
@@ -86,11 +84,12 @@ class EagerTaps:
 
     def column_sum(self, layer: int, weights: Tensor | None = None) -> Tensor:
         """`[B,H,n]`."""
-        attention = self._layer(layer).attention
-        assert attention is not None
-        attention = attention[:, :, : self.length, : self.length]
+        attention = self._weights(self._layer(layer))[:, :, : self.length, : self.length]
         weights = self.valid.float() if weights is None else weights
         return torch.einsum("bq,bhqk->bhk", weights.float(), attention)
+
+    def _weights(self, seen: Seen) -> Tensor:
+        return self._logits(seen).softmax(-1) if seen.attention is None else seen.attention
 
     def _logits(self, seen: Seen) -> Tensor:
         q, k, _ = seen.qkv[True]

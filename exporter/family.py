@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from engines.flops import Geometry
 from exporter.clip_aux import ClipAux
 from exporter.form import Asked, Form
+from exporter.packed import Packed
 from exporter.reducer import QKV, Shape
 from exporter.stack import Stack
 
@@ -208,7 +209,12 @@ class Family(ABC):
 
     @abstractmethod
     def layers(self, stack: str) -> nn.ModuleList:
-        """The stock layer modules of `tower` or `decoder`; each holds `self_attn` and `mlp`."""
+        """The stock layer modules of `tower` or `decoder`; each holds `self_attn` (or `attn`) and `mlp`."""
+
+    @property
+    def packed(self) -> Packed | None:
+        """How the stock tower orders its rows, where it is not as in the picture and behind a batch axis."""
+        return None
 
     @abstractmethod
     def stock_tower(self, pixel_values: Tensor) -> None:

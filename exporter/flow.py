@@ -73,7 +73,8 @@ def to_prune(shares: Tensor, alive: Tensor, target: int, left: int, *, has_cls: 
     logs = shares.clamp(min=TINY).log() if has_cls else (shares + 1e-7).log()
     entropy = -(shares * logs).sum(-1, keepdim=True) / count.log().clamp(min=TINY)
     wish: Tensor = (count - target) / left**0.5 * (1 - entropy * entropy)
-    return wish.amax((0, 1), keepdim=True).round()
+    most: Tensor = wish.amax((0, 1), keepdim=True).round()
+    return most
 
 
 def _strength(taps: Taps, layer: int) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from exporter.eager_taps import Seen
@@ -50,8 +50,8 @@ class Packed:
     def mask(self, layer: int, positions: Tensor, bias: Tensor | None) -> Tensor:
         """`[1,1,S,S]`: what a layer's windows and `bias` `[S]` add to its logits."""
         within = self._within(layer, positions)
-        apart = (within[:, None] != within) * torch.finfo(torch.float32).min
-        return (apart if bias is None else apart.masked_fill(apart == 0, 0.0) + bias)[None, None]
+        seen = torch.where(within[:, None] == within, 0.0, torch.finfo(torch.float32).min)
+        return (seen if bias is None else seen + bias)[None, None]
 
     def biased(self, attention: Any, seen: Seen) -> Tensor:
         """The layer's attention again, `[1,S,C]`: stock code has no place for a bias."""
@@ -64,10 +64,3 @@ class Packed:
     def _within(self, layer: int, positions: Tensor) -> Tensor:
         found = self.windows[positions]
         return torch.zeros_like(found) if layer in self.everywhere else found
-
-
-def attention_of(layer: Any) -> nn.Module:
-    """A stock layer's attention, by either of its names."""
-    found = layer.self_attn if hasattr(layer, "self_attn") else layer.attn
-    assert isinstance(found, nn.Module)
-    return found

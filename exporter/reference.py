@@ -78,7 +78,16 @@ class Reference:
         """One view through the stock tower, cut on its way."""
         shape, prefix, unit = self.family.shape(1), self.family.prefix, self.family.unit
         length = prefix + shape.patches * unit
-        tower = self._surgeon("tower", starts=(prefix,), width=shape.patches, prompt=length, inputs=inputs, unit=unit)
+        places = None if self.family.packed is None else torch.arange(length)
+        tower = self._surgeon(
+            "tower",
+            starts=(prefix,),
+            width=shape.patches,
+            prompt=length,
+            inputs=inputs,
+            unit=unit,
+            positions=places,
+        )
         with tower.at_work():
             self.family.stock_tower(view)
         return tower

@@ -18,7 +18,7 @@ class Sequence:
 
     `start` is an int where the spans stand still (encoders: one span behind the prefix) and `[B,I]` where prompts place
     them. Where the projector merges patches, `unit` rows of an encoder make one token. Everything here is gathered
-    together at a cut.
+    together at a cut. `whole` says that there was none yet, which makes attention inside windows cheap.
     """
 
     hidden: Tensor  # [B,S,C]
@@ -26,10 +26,11 @@ class Sequence:
     width: int
     origin: Tensor  # [B,I,width] int64: place in the uncut span, -1 for merged rows
     valid: Tensor | None = None  # [B,S] bool; None: every row is
-    positions: Tensor | None = None  # [B,S] int64
+    positions: Tensor | None = None  # [B,S] int64, [B,S,axes] where they are several numbers
     bias: Tensor | None = None  # [B,S] fp32, added to the logits of these keys
     carry: Mapping[str, Tensor] = field(default_factory=dict)  # [B,I,width]
     unit: int = 1
+    whole: bool = False
 
     @property
     def span(self) -> Tensor:

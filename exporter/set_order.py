@@ -17,9 +17,12 @@ def set_order(numbers: Tensor) -> Tensor:
 
     A set starts with 8 slots and gets 32 with its fifth number, when what it holds is put in again slot by slot. A
     number takes the first free slot of: its own residue and, unless the table ends, the 9 slots behind it; then a jump
-    to `5 i + 1 + (number >> 5)`, and so on (Objects/setobject.c of CPython 3.7 to 3.14). """ count = numbers.shape[-1]
-    places = torch.arange(count).expand(numbers.shape) small = _slots(numbers[..., :5], 8).sort(-1).indices if count <
-    5:
+    to `5 i + 1 + (number >> 5)`, and so on (Objects/setobject.c of CPython 3.7 to 3.14).
+    """
+    count = numbers.shape[-1]
+    places = torch.arange(count).expand(numbers.shape)
+    small = _slots(numbers[..., :5], 8).sort(-1).indices
+    if count < 5:
         return small
     places = torch.cat([small, places[..., 5:]], -1)
     return gather_rows(places, _slots(gather_rows(numbers, places), 32).sort(-1).indices)

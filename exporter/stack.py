@@ -39,8 +39,8 @@ class Block:
 class Stack:
     """Layers over a token sequence.
 
-    `rotary` turns positions `[B,S]` into (cos, sin) where the family has them; `window` says which rows of a cut
-    sequence a layer lets see each other, `[B,1,S,S]` bool or None for all.
+    `rotary` turns positions `[B,S]` into (cos, sin) where the family has them; `window` says which rows of a sequence
+    a layer lets see each other, `[B,1,S,S]` bool or None: all, or the block sees to it (`Sequence.whole`).
     """
 
     name: StackName
@@ -137,7 +137,9 @@ class Walk:
                 continue
             selection = self.reducer.select(self._taps(), stage)
             self.outputs.update(selection.outputs)
-            renumber = self.stack.name == "decoder" and self.reducer.positions == "renumber"
+            places = self.sequence.positions  # of several axes: the family's, they stay
+            one_axis = places is not None and places.dim() == len(self.sequence.hidden.shape[:2])
+            renumber = self.stack.name == "decoder" and self.reducer.positions == "renumber" and one_axis
             after = cut(self.sequence, stage, selection, renumber=renumber)
             if stage.keep is None and selection.key_bias is None:
                 self.sequence = after  # nothing moved: what was recorded stays good
@@ -150,12 +152,17 @@ class Walk:
             records=self.records,
             project=self._project,
             mask=None if self.sequence.valid is None else self._visible,
+            window=self._window,
             shape=self.shape,
             carry=self.sequence.carry,
             inputs=self.inputs,
             align=self.align,
             ahead=self._ahead if self.stack.blocks else None,
         )
+
+    def _window(self, layer: int) -> Tensor | None:
+        """Which rows a layer lets see each other, whoever sees to it."""
+        return None if self.stack.window is None else self.stack.window(layer, replace(self.sequence, whole=False))
 
     def _visible(self, places: Tensor) -> Tensor:
         assert self.sequence.valid is not None
@@ -173,5 +180,5 @@ class Walk:
         tables = self.rope
         if tables is not None and not rope:
             tables = (torch.ones_like(tables[0]), torch.zeros_like(tables[1]))
-        block.attention(block.norm1(source), self.mask, tables, tape)
+        block.attention(block.norm1(source), self._masked(layer), tables, tape)
         return tape

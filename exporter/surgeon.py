@@ -21,7 +21,8 @@ class Surgeon:
     """One sequence (batch 1) in one stack.
 
     `starts` and `width` place the images' tokens; `prompt` rows exist when a selection is made (tokens generated later
-    stand behind them and only move along). `forced` gives indices to use instead of those the reducer finds.
+    stand behind them and only move along). `forced` gives indices to use instead of those the reducer finds. Rows are
+    in the picture's order here, whatever the stock modules do with them. `positions` is `[S]` or `[axes,S]`.
     """
 
     family: Family
@@ -48,6 +49,7 @@ class Surgeon:
         self.results: dict[int, Tensor] = {}  # what each layer handed on, cut
         self.kwargs: dict[str, Any] = {}  # of the last layer, as the stock model gave them
         self.dry = False
+        self.packed = self.family.packed if self.stack == "tower" else None
         if self.origin is None:
             self.origin = torch.arange(self.width).expand(len(self.starts), -1)
 
@@ -58,7 +60,7 @@ class Surgeon:
             for number, layer in enumerate(self.layers):
                 for handle in (
                     layer.register_forward_pre_hook(self._before(number), with_kwargs=True),
-                    layer.self_attn.register_forward_hook(self._attention(number), with_kwargs=True),
+                    _attention_of(layer).register_forward_hook(self._attention(number), with_kwargs=True),
                     layer.mlp.register_forward_hook(self._mlp(number)),
                     layer.register_forward_hook(self._after(number)),
                 ):
@@ -80,48 +82,74 @@ class Surgeon:
 
     def _before(self, number: int) -> Callable[..., Any]:
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            hidden = self.act(-1, args[0]) if number == 0 and not self.dry else args[0]
+            hidden = args[0] if self.dry else self._enter(args[0])
+            hidden = self.act(-1, hidden) if number == 0 and not self.dry else hidden
             named = dict(zip(list(signature(layer.forward).parameters)[1:], args[1:], strict=False))
             self.kwargs = kwargs | named
             self.seen[number] = Seen({"in": hidden})
-            return (hidden,), self._adapted(hidden, self.kwargs)
+            return (self._leave(hidden),), self._adapted(number, hidden, self.kwargs)
 
         return hook
 
     def _after(self, number: int) -> Callable[..., Any]:
         def hook(_: nn.Module, __: tuple[Any, ...], out: Tensor) -> Tensor:
-            points = self.seen[number].points
+            out, points = self._enter(out), self.seen[number].points
             points["mid"] = points["in"] + points["attention_out"]
             if not self.dry and self._stages(number, "mid"):  # the second half again, on what is left
                 block = getattr(self.family, self.stack).blocks[number]
                 middle = self.act(number, points["mid"], "mid")
                 out = middle + block.mlp(block.norm2(middle))
             self.seen[number].points["out"] = out
-            if self.dry:
-                return out
-            self.results[number] = self.act(number, out)
-            return self.results[number]
+            if not self.dry:
+                self.results[number] = out = self.act(number, out)
+            return self._leave(out)
 
         return hook
 
     def _attention(self, number: int) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Tensor, Tensor]) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Tensor | None:
             seen, x = self.seen[number], args[0] if args else kwargs["hidden_states"]
-            seen.points |= {"attention_in": x, "attention_out": out[0]}
-            seen.attention, seen.mask = out[1], kwargs.get("attention_mask")
-            seen.qkv, seen.scale = self.family.eager_qkv(module, x, kwargs.get("position_embeddings"))
+            rope, seen.mask = kwargs.get("position_embeddings"), kwargs.get("attention_mask")
+            if self.packed is None:
+                attended, seen.attention = out
+                seen.qkv, seen.scale = self.family.eager_qkv(module, x, rope)
+            else:
+                assert self.positions is not None
+                attended, x, cos, sin = map(self._enter, (out, x, *kwargs["position_embeddings"]))
+                seen.qkv, seen.scale = self.family.eager_qkv(module, x, (cos, sin))
+                seen.mask = self.packed.mask(number, self.positions, self.bias)
+                attended = attended if self.bias is None else self.packed.biased(module, seen)
+            seen.points |= {"attention_in": x, "attention_out": attended}
+            return None if self.packed is None else self._leave(attended)
 
         return hook
+
+    def _enter(self, rows: Tensor) -> Tensor:
+        """Rows of the stock tower in the picture's order, with a batch axis."""
+        if self.packed is None:
+            return rows
+        assert self.positions is not None
+        return self.packed.enter(rows, self.positions)
+
+    def _leave(self, rows: Tensor) -> Tensor:
+        """The way back."""
+        if self.packed is None:
+            return rows
+        assert self.positions is not None
+        return self.packed.leave(rows, self.positions)
 
     def _mlp(self, number: int) -> Callable[..., Any]:
         def hook(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-            self.seen[number].points |= {"mlp_in": args[0], "mlp_out": out}
+            self.seen[number].points |= {"mlp_in": self._enter(args[0]), "mlp_out": self._enter(out)}
 
         return hook
 
-    def _adapted(self, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _adapted(self, number: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Mask and rotary tables for the sequence as it is now."""
         length = hidden.shape[1]
+        if self.packed is not None:
+            assert self.positions is not None
+            return self.packed.kwargs(kwargs, number, self.positions)
         if self.positions is not None:
             rotary = self.family.decoder.rotary
             assert rotary is not None
@@ -129,7 +157,7 @@ class Surgeon:
             kwargs = {
                 **kwargs,
                 "attention_mask": future,
-                "position_embeddings": rotary(hidden, self.positions[None]),
+                "position_embeddings": rotary(hidden, self.positions.T[None]),
             }
         if self.bias is not None:
             mask, bias = kwargs.get("attention_mask"), self.bias[None, None, None]
@@ -139,7 +167,7 @@ class Surgeon:
     def _peek(self, hidden: Tensor) -> Callable[[int], Seen]:
         def look(number: int) -> Seen:
             self.dry = True
-            self.layers[number](hidden, **self.kwargs)
+            self.layers[number](hidden, **self.kwargs)  # in the picture's order: `dry` says so
             self.dry = False
             return self.seen.pop(number)
 
@@ -182,6 +210,11 @@ class Surgeon:
         self.origin = torch.cat([torch.full((len(self.starts), 1), -1), self.origin], 1)
         self.carry = {name: torch.cat([0.0 * v[..., :1], v], -1) for name, v in self.carry.items()}
 
+    @property
+    def _renumbers(self) -> bool:
+        one_axis = self.positions is not None and self.positions.dim() == 1
+        return self.stack == "decoder" and self.reducer.positions == "renumber" and one_axis
+
     def _cut(self, stage: Stage, selection: Selection, hidden: Tensor) -> Tensor:
         """Walk the sequence span by span and put the new one together."""
         assert self.origin is not None
@@ -207,8 +240,7 @@ class Surgeon:
         self.kept[stage] = self.origin
         self.carry = {name: _carried(values, chosen, stage.extra) for name, values in self.carry.items()}
         if self.positions is not None:
-            renumber = self.reducer.positions == "renumber"
-            self.positions = torch.arange(len(source)) if renumber else self.positions[source]
+            self.positions = torch.arange(len(source)) if self._renumbers else self.positions[..., source]
         self.starts, self.width, before = tuple(starts), width, self.width
         if self.bias is not None:
             self.bias = self.bias[source]
@@ -216,8 +248,8 @@ class Surgeon:
             merged_rows = slice(start + (width - stage.extra) * unit, start + width * unit)
             if self.bias is not None:
                 self.bias[merged_rows] = 0.0
-            if self.positions is not None and self.reducer.positions == "keep":
-                self.positions[merged_rows] = 0
+            if self.positions is not None and not self._renumbers:
+                self.positions[..., merged_rows] = 0
         self.prompt -= len(self.starts) * (before - width) * unit
         return torch.cat(rows)[None]
 
@@ -241,3 +273,10 @@ def _origins(origin: Tensor, chosen: Tensor, extra: int) -> Tensor:
 def _carried(values: Tensor, chosen: Tensor, extra: int) -> Tensor:
     rows = [torch.cat([v[c.clamp(min=0)], v.new_zeros(extra)]) for v, c in zip(values[0], chosen, strict=True)]
     return torch.stack(rows)[None]
+
+
+def _attention_of(layer: Any) -> nn.Module:
+    """A stock layer's attention, by either of its names."""
+    found = layer.self_attn if hasattr(layer, "self_attn") else layer.attn
+    assert isinstance(found, nn.Module)
+    return found

@@ -36,6 +36,7 @@ class RecordedTaps:
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     align: Callable[..., Tensor] | None = None
     ahead: Callable[[int], Record] | None = None  # all points of the layer about to run, beside the main path
+    window: Callable[[int], Tensor | None] = lambda _: None  # which rows see each other in a layer, [B,1,S,S] bool
 
     @property
     def valid(self) -> Tensor:
@@ -91,6 +92,9 @@ class RecordedTaps:
             raw = raw + self.sequence.bias[:, None, None]
         if self.mask is not None:
             raw = raw.masked_fill(~self.mask(place), torch.finfo(torch.float32).min)
+        if (seen := self.window(layer)) is not None:
+            near = gather_rows(seen[:, 0].to(torch.int64), place)[:, None] > 0
+            raw = raw.masked_fill(~near, torch.finfo(torch.float32).min)
         return raw if logits else raw.softmax(-1)
 
     def column_sum(self, layer: int, weights: Tensor | None = None) -> Tensor:

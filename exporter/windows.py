@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -9,12 +10,13 @@ import torch
 from torch import Tensor
 
 from exporter.reducer import Shape
+from exporter.select import marked, top_k
 
 
 class Windows(NamedTuple):
     """Windows of a video of F frames with L places, each known by its first frame.
 
-    `heads`: frames that may be the first of a window; `reach` `[B,H,F]` fp32: 1 over the window's size at its frames;
+    `heads`: the frames that may be the first of a window; `reach` `[B,H,F]` fp32: of a window's n frames 1/n each;
     `still` `[B,H,L]` bool: its still places, none where a head is no first frame; `moving` `[B,F,L]` bool: a frame's
     other places.
     """
@@ -26,10 +28,7 @@ class Windows(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Constant windows: `sizes` of them, `still` places in each of two frames or more; rows of every group.
-
-    A group is the still places of a window, or the moving ones of a frame: `merged` and `single` count their rows.
-    """
+    """Constant windows of `sizes` frames with `still` places; rows of each window's still places and of each frame."""
 
     sizes: list[int]
     still: int
@@ -40,41 +39,67 @@ class Split(NamedTuple):
 def split(shape: Shape, length: int, share: float, keep: int) -> Split:
     """Windows of `length` frames (the last one maybe less), and `keep` rows spread evenly over all that is not merged.
 
-    `share` of the places is still, less where otherwise not so many rows were left.
+    `share` of the places is still, less where otherwise not so many rows were left; none in a window of one frame.
     """
     views, patches = shape.views, shape.patches
     sizes = [min(length, views - first) for first in range(0, views, length)]
-    repeats = sum(sizes) - len(sizes)
+    repeats = views - len(sizes)
     still = min(round(share * patches), (shape.tokens - keep) // repeats) if repeats else 0
-    groups = [(still if size > 1 else 0, size) for size in sizes]
-    rows = [count for inside, size in groups for count in (inside, *[patches - inside] * size)]
-    total = sum(rows)
-    ends = [keep * end // total for end in accumulate(rows, initial=0)]
-    counts = [after - before for before, after in pairwise(ends)]
-    first = list(accumulate((size + 1 for size in sizes), initial=0))[:-1]
-    return Split(sizes, still, [counts[at] for at in first], [n for at, n in enumerate(counts) if at not in first])
+    windows = [[still, *[patches - still] * size] if size > 1 else [0, patches] for size in sizes]
+    ends = list(accumulate((rows for window in windows for rows in window), initial=0))
+    counts = iter([after - before for before, after in pairwise(keep * end // ends[-1] for end in ends)])
+    merged, single = list[int](), list[int]()
+    for size in sizes:
+        merged.append(next(counts))
+        single += [next(counts) for _ in range(size)]
+    return Split(sizes, still, merged, single)
 
 
 def constant(sizes: list[int], stability: Tensor, still: int) -> Windows:
     """Windows of constant `sizes`; the `still` places of the largest stability `[B,W,L]` are still in each."""
-    from exporter.select import marked, top_k
-
     heads = list(accumulate(sizes, initial=0))[:-1]
+    first, size = (torch.tensor(numbers)[:, None] for numbers in (heads, sizes))
     frame = torch.arange(sum(sizes))
-    first, size = torch.tensor(heads)[:, None], torch.tensor(sizes)[:, None]
-    reach = ((frame >= first) & (frame < first + size)).float() / size
-    places = marked(top_k(stability, still), stability.shape[-1]) > 0 if still else stability > torch.inf
-    return _windows(heads, reach.expand(stability.shape[0], -1, -1), places & (size > 1))
+    reach = ((frame >= first) & (frame < first + size)) / size
+    places = marked(top_k(stability, still), stability.shape[-1]) if still else torch.zeros_like(stability)
+    return _windows(heads, reach.expand(stability.shape[0], -1, -1), (places > 0) & (size > 1))
 
 
 def found(together: Tensor, still: Tensor) -> Windows:
-    """Windows as the data has them: `together` `[B,F,F]` bool, `still` `[B,F,L]` bool of each frame's window."""
+    """Windows that the data made: `together` `[B,F,F]` bool, and `still` `[B,F,L]` bool of the window of each frame."""
     size = together.sum(-1, keepdim=True)
-    heads = list(range(together.shape[-1]))
-    first = (together & (torch.arange(len(heads)) < torch.arange(len(heads))[:, None])).sum(-1, keepdim=True) == 0
-    return _windows(heads, together.float() / size, still & first & (size > 1))
+    frame = torch.arange(together.shape[-1])
+    first = ~(together & (frame < frame[:, None])).any(-1, keepdim=True)
+    return _windows(list(range(len(frame))), together / size, still & first & (size > 1))
 
 
 def _windows(heads: list[int], reach: Tensor, still: Tensor) -> Windows:
-    moving = (reach > 0).float().transpose(1, 2) @ still.float() < 0.5  # noqa: PLR2004
-    return Windows(heads, reach, still, moving)
+    held = (reach > 0).float().transpose(1, 2) @ still.float()
+    return Windows(heads, reach, still, held == 0)
+
+
+def together(ends: Tensor) -> Tensor:
+    """`[B,F,F]` bool: whether two frames share a window, of `[B,F]` bool: whether a frame is its window's last."""
+    last = ends.to(torch.int64)
+    window = last.cumsum(-1) - last
+    return window.unsqueeze(-1) == window.unsqueeze(-2)
+
+
+def quotas(windows: Windows, asked: Fraction) -> tuple[Tensor, Tensor]:
+    """Rows that windows `[B,H]` and frames `[B,F]` leave of T not merged in time, int64.
+
+    With `R = min(1, asked / T)`: n still places leave `round(n R)`, halves to even, n moving ones `ceil(n R)`.
+    """
+    still, moving = windows.still.sum(-1), windows.moving.sum(-1)
+    total = moving.sum(-1, keepdim=True) + still.sum(-1, keepdim=True)
+    part, whole = asked.numerator, asked.denominator * total
+    double = 2 * still * part + whole
+    rounded = _floor(double, 2 * whole)
+    tie = (rounded * 2 * whole == double) & (_floor(rounded, 2) * 2 != rounded)
+    merged = rounded - tie.to(torch.int64)
+    single = _floor(moving * part + whole - 1, whole)
+    return torch.minimum(merged, still), torch.minimum(single, moving)
+
+
+def _floor(value: Tensor, by: Tensor | int) -> Tensor:
+    return torch.div(value, by, rounding_mode="trunc")

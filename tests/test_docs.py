@@ -14,7 +14,7 @@ from exporter.cli import tp_export
 from exporter.export import export
 from exporter.recipe import Recipe
 from tests.documents import ROOT, blocks, commands, ran, read
-from tools.update_docs import documented, updated
+from tools.update_docs import METHODS, documented, methods_page, updated
 
 # Everything that a cut decoder can add: two layer groups, carried values, a key bias, an output of the method's own.
 SPLITTER = """
@@ -63,6 +63,7 @@ def split_bundle(tmp_path_factory):
 def test_help_texts_are_those_of_the_commands():
     page = read("docs/cli.md")
     assert updated(page) == page, "run: python tools/update_docs.py"
+    assert METHODS.read_text(encoding="utf-8") == methods_page(), "run: python tools/update_docs.py"
     assert sorted(documented(page)) == sorted(["tp-export", *(f"tp-export {name}" for name in tp_export.commands)])
 
 

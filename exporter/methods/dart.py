@@ -63,8 +63,8 @@ class DART(Reducer):
         for name, value, allowed in (("form", self.form, FORMS), ("order", self.order, ORDERS)):
             if value not in allowed:
                 raise ValueError(f"{name}={value}: choose from {', '.join(allowed)}")
-        if min(self.pivot_image, self.pivot_text) < 0 or self.pivots < 1 or self.layer < 1:
-            raise ValueError("pivots are 0 or more, one at least in all; layer is 1 or more")
+        if min(self.pivot_image, self.pivot_text, self.layer) < 1:
+            raise ValueError("pivot_image, pivot_text and layer are 1 or more")
         if self.order == "cpython" and (self.form == "embed" or self.pivots > LARGEST):
             raise ValueError(f"order=cpython needs form=layer and at most {LARGEST} pivots")
         if self.form == "layer":

@@ -25,9 +25,9 @@ class FastVID(Reducer):
     Salient: the `R - fc` tokens of the largest attention, unchanged. Context: anchors are every p-th frame from a
     segment's end; in them the tokens of the largest `delta rho` (`exporter.density.peaks`, 4 neighbours) among those
     not salient are targets, fc for every frame of the segment. Every token of the segment that is not salient joins the
-    target of the largest cosine in each anchor, and `new = w target + (1 - w) mean(joined)`, itself included, with
-    `w = max(1 / (joined + 1), alpha)`; fp32. Rows stand in the order of time and place, a target where it was. Budget:
-    tokens of the whole video, R = keep // F.
+    target of the largest cosine in each anchor (an anchor of fc targets takes in its own frame alone), and
+    `new = w target + (1 - w) mean(joined)`, itself included, with `w = max(1 / (joined + 1), alpha)`; fp32. Rows stand
+    in the order of time and place, a target where it was. Budget: tokens of the whole video, R = keep // F.
 
     Attributes:
         mode: "uniform": segments of p frames (the last one maybe less), so that the count is exact. "exact": a cut
@@ -56,7 +56,7 @@ class FastVID(Reducer):
         "by default segments have a fixed length; mode=exact cuts as the paper does",
         "attention is the [CLS] row of the layer that the projector reads; the authors run SigLIP's pooling head",
         WITHOUT_CLS,
-        "frames are told apart by the mean of their projected tokens (ours); the authors' have the pooling head's output",
+        "frames are told apart by the mean of their projected tokens (ours), not by the pooling head's output",
         "no random noise on densities; ties go to the lower index",
         "where an anchor has no room for its segment's context, all frames give some of theirs to salient tokens",
     )

@@ -82,12 +82,13 @@ class FlowCut(Reducer):
         return (*stages, Stage("decoder", TEXT_LAYER, keep=total)) if self.llm else stages
 
     def _exactly(self, shape: Shape, keep: int) -> tuple[Stage, ...]:
-        if keep == shape.patches:
-            return ()
         layers = cuts(shape)
         last = layers[-1]
-        looks = [Drop("tower", n, target=keep, left=last - n) if n in layers else Stage("tower", n) for n in range(last)]
-        return (*looks, Stage("tower", last, keep=keep))
+
+        def look(layer: int) -> Stage:
+            return Drop("tower", layer, target=keep, left=last - layer) if layer in layers else Stage("tower", layer)
+
+        return (*map(look, range(last)), Stage("tower", last, keep=keep)) if keep < shape.patches else ()
 
     def _scheduled(self, shape: Shape, keep: int) -> tuple[Stage, ...]:
         layers = cuts(shape)

@@ -90,7 +90,8 @@ class Recoverable(Reducer):
         rows = taps.span_of(taps.hidden(layer).transpose(1, 2)).transpose(2, 3)
         patches = normalize(taps.aligned(rows, norm=False).float(), dim=-1)
         question = normalize(taps.inputs["clip_text"][:, :1].float(), dim=-1)
-        return (patches @ question[:, None, 0, :, None])[..., 0] / patches.shape[-1] ** 0.5
+        likeness: Tensor = (patches * question[:, None]).sum(-1) / patches.shape[-1] ** 0.5
+        return likeness
 
     def merged(self, main: Tensor, attention: Tensor, keys: Tensor, text: Tensor, stage: Stage) -> Tensor:
         """`[B,I,extra,N]`: the centres with their neighbours, and all that is left beside the centres."""

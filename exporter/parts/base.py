@@ -98,6 +98,10 @@ class Part(nn.Module):
         """The shape of position ids: several numbers a token come first."""
         return rows if self.family.axes == 1 else (self.family.axes, *rows)
 
+    def places(self, position_ids: Tensor) -> Tensor:
+        """Position ids as stacks take them: `[B,T]`, or `[B,T,axes]`."""
+        return position_ids if self.family.axes == 1 else position_ids.movedim(0, -1)
+
     @property
     def logits_port(self) -> Port:
         """The logits' port."""

@@ -49,7 +49,7 @@ class DecodePart(Part):
         torch._check(slots.shape[1] == x.shape[1] + past)  # type: ignore[no-untyped-call] # noqa: SLF001
         mask = attention_mask(slots, x, given.get(f"key_bias{name}"))
         assert stack.rotary is not None
-        rope = stack.rotary(x, given[f"position_ids{name}"])
+        rope = stack.rotary(x, self.places(given[f"position_ids{name}"]))
         for layer in group.layers:
             block, cache = stack.blocks[layer], f"past_key_values.{layer}."
             tape = Tape(past=(given[cache + "key"], given[cache + "value"]))

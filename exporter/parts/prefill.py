@@ -63,7 +63,7 @@ class PrefillPart(Part):
             width=self.tokens,
             origin=torch.arange(self.tokens).expand(*starts.shape, -1),
             valid=given["attention_mask"] > 0,
-            positions=given["position_ids"],
+            positions=self.places(given["position_ids"]),
             carry={name.removeprefix("carry."): value for name, value in given.items() if name.startswith("carry.")},
         )
         return self.job.walk(self.family.decoder, sequence=sequence)
@@ -89,10 +89,11 @@ def groups_of(lengths: list[Sequence]) -> tuple[Group, ...]:
 
 
 def _next_position(sequence: Sequence) -> Tensor:
-    """`[B,1]`: one more than the last valid row's."""
+    """`[B,1]`: one more than the last valid row's, on the axis where it is largest."""
     assert sequence.valid is not None
     assert sequence.positions is not None
-    return gather_rows(sequence.positions, sequence.valid.sum(1, keepdim=True) - 1) + 1
+    last = gather_rows(sequence.positions, sequence.valid.sum(1, keepdim=True) - 1)
+    return (last if last.dim() == sequence.valid.dim() else last.amax(-1)) + 1
 
 
 def _slots(number: int, sequence: Sequence, *, biased: bool) -> dict[str, Tensor]:

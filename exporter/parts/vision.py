@@ -62,7 +62,7 @@ class VisionPart(Part):
         hidden = family.patch_embeddings(pixel_values)
         origin = torch.arange(shape.patches).expand(hidden.shape[0], 1, -1)
         places = torch.arange(hidden.shape[1]).expand(hidden.shape[0], -1) if family.tower.rotary else None
-        start = Sequence(hidden, family.prefix, shape.patches, origin, positions=places, unit=family.unit)
+        start = Sequence(hidden, family.prefix, shape.patches, origin, positions=places, unit=family.unit, whole=True)
         each = {name: values.repeat_interleave(shape.views, 0) for name, values in inputs.items()}
         walk = self.job.walk(family.tower, sequence=start, inputs=each, align=family.aligned)
         walk.run(shape.tower_last + 1)

@@ -4,13 +4,28 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from engines.forms import parse_forms
 from engines.session import Session
-from tests.engines.numpy_model import HEADS, HIDDEN, IMAGE, PATCHES, PIXELS, VOCABULARY, WIDTH, NumpyModel
+from engines.videos import Video
+from tests.engines.numpy_model import (
+    GRID,
+    HEADS,
+    HIDDEN,
+    IMAGE,
+    MORE,
+    PATCHES,
+    PIXELS,
+    TEXT,
+    VIDEO,
+    VOCABULARY,
+    WIDTH,
+    NumpyModel,
+)
 
 EOS = 2
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
 SIGNS = ["USER", "ASSISTANT", ":", "?"]
-WORDS = [*SPECIAL, *SIGNS, "what", "color", "is", "it", "red", "green", "blue", "and", "the", "how", "many"]
+WORDS = [*SPECIAL, *SIGNS, "what", "color", "is", "it", "red", "green", "blue", "and", "the", "how", "many", "<video>"]
 assert len(WORDS) == VOCABULARY
 
 
@@ -33,7 +48,10 @@ def with_engines(raw):
 
 def contract(model):
     """What bundle.json says about a model."""
-    inputs = {"vision": ["pixel_values"], "embed": ["input_ids", "image_embeds"]}
+    read = {"": (), "text": TEXT, "clip": ("clip_text", "clip_mask")}[model.reads]
+    inputs = {"vision": ["pixel_values", *read], "embed": ["input_ids", "image_embeds"]}
+    inputs |= {f"vision.{name}": ["pixel_values"] for name in model.forms}
+    inputs |= {"text": ["input_ids", "attention_mask"]} if model.reads == "clip" else {}
     past = [f"past_key_values.{layer}.{kind}" for layer in range(2) for kind in ("key", "value")]
     if model.second:
         inputs["prefill"] = [
@@ -50,7 +68,7 @@ def contract(model):
     limits = {"images": model.images, "max_batch": model.max_batch, "max_length": model.max_length}
     ends = [[0, 1], [1, 2]] if model.second else [[0, 2]]
     return {
-        "format": 1,
+        "format": 2,
         "recipe": limits,
         "model": {
             "image_token_id": IMAGE,
@@ -62,20 +80,12 @@ def contract(model):
             "max_positions": model.max_positions,
         },
         "plan": [],
-        "tokens": {"patches": PATCHES, "embedded": model.keep},
+        "pictures": [form_entry(model, name) for name in ("", *model.forms)],
         "positions": model.positions,
-        "preprocess": {
-            "size": {"height": PIXELS, "width": PIXELS},
-            "crop": None,
-            "resample": 3,
-            "rescale": 1 / 255,
-            "mean": [0.5] * 3,
-            "std": [0.5] * 3,
-        },
         "groups": [{"layers": pair, "tokens": model.second if pair[0] else model.keep} for pair in ends],
         "parts": {
             part: {
-                "inputs": [{"name": name, "dtype": "float32", "shape": []} for name in names],
+                "inputs": [{"name": name, "dtype": "float32", "shape": ["rows", SEGMENT]} for name in names],
                 "outputs": [],
                 "files": {"fp32": f"onnx/{part}.fp32.onnx"},
             }
@@ -84,10 +94,62 @@ def contract(model):
     }
 
 
-def picture(seed):
+VIEWS = {
+    "": (1, None),
+    "tiles": (3, {"kind": "tiles", "rows": 1, "cols": 2, "size": [PIXELS, PIXELS]}),
+    "video": (4, {"kind": "frames", "count": 4}),
+}
+STEP = 2  # between frames
+
+
+def form_entry(model, name=""):
+    """What bundle.json says about one form of picture."""
+    views, how = VIEWS[name]
+    square = {"height": PIXELS, "width": PIXELS}
+    frames = views if name == "video" else 1
+    return {
+        "part": f"vision.{name}".strip("."),
+        "kind": "video" if name == "video" else "image",
+        "token_id": VIDEO if name == "video" else IMAGE,
+        "views": views,
+        "grid": [GRID, GRID],
+        "tokens": model.keep + MORE.get(name, 0),
+        "patches": PATCHES * views,
+        "mrope": {"grid": [frames, GRID, GRID * views // frames], "step": STEP},
+        "preprocess": {
+            "size": square,
+            "crop": None,
+            "resample": 3,
+            "rescale": 1 / 255,
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+            "views": how,
+        },
+    }
+
+
+def form(**changes):
+    """A form of picture, parsed."""
+    return parse_forms([form_entry(NumpyModel()) | changes], HIDDEN)[0]
+
+
+def sight(*kept, form=0):
+    """What is seen of a picture, as far as its layout goes."""
+    return {"kept_indices": np.array(kept), "form": form}
+
+
+def picture(seed, size=(14, 9)):
     """A small picture of noise, larger than the model sees."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+def video(seed, frames=7):
+    """A small video of noise."""
+    return Video([picture(seed * 100 + frame) for frame in range(frames)])
+
+
+SEGMENT = 6  # tokens that the text part takes at once
 
 
 def save_tokenizer(directory):
@@ -102,8 +164,10 @@ SINGLE = {"keep": 5}
 KEEP = {"keep": 5, "positions": "keep"}
 SPLIT = {"keep": 5, "positions": "keep", "second": 2}
 BIASED = {**SPLIT, "key_bias": True}
-MODELS = [SINGLE, KEEP, SPLIT, BIASED]
-UNCUT = [SINGLE, KEEP]  # their decoder is one part
+MROPE = {"keep": 5, "positions": "mrope"}
+EMPTY = {"keep": 5, "empty": 2}
+MODELS = [SINGLE, KEEP, SPLIT, BIASED, MROPE, EMPTY, {**SPLIT, "empty": 1}, {**SPLIT, "positions": "mrope"}]
+UNCUT = [SINGLE, KEEP, MROPE, EMPTY]  # their decoder is one part
 
 PROMPTS = [[5, IMAGE, 9, 10, 8, 6, 7], [5, 9, 16], [5, IMAGE, 13, IMAGE, 16, 9, 10, 11, 12]]
 PICTURES = [[picture(1)], [], [picture(2), picture(3)]]

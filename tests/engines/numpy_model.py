@@ -1,20 +1,30 @@
 """A tiny vision-language model in NumPy that keeps the tensor contract: real attention, masks, positions."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
-IMAGE, PIXELS, GRID, HEADS, WIDTH, VOCABULARY = 4, 6, 3, 2, 4, 20
+IMAGE, VIDEO, PIXELS, GRID, HEADS, WIDTH, VOCABULARY = 4, 20, 6, 3, 2, 4, 21
 PATCHES, HIDDEN = GRID * GRID, HEADS * WIDTH
 NEGATIVE = -1e30
+MORE = {"tiles": 2, "video": 3}
+TEXT = ("text_embeds", "text_mask")
 
 
 @dataclass
 class NumpyModel:
-    """Two layers; `second` (if set) is how many rows of a picture the second layer keeps: a split decoder."""
+    """Two layers; `second` (if set) is how many rows of a picture the second layer keeps: a split decoder.
+
+    `forms` are vision parts beside the first: tiles keep two rows more, videos three. `empty`: the worst so many of a
+    picture's slots hold no token. `reads`: what the first vision part reads beside the picture, text or clip.
+    """
 
     positions: str = "renumber"
     keep: int = 5
+    forms: tuple[str, ...] = ()
+    empty: int = 0
+    reads: str = ""
     second: int | None = None
     key_bias: bool = False
     images: int = 2
@@ -35,29 +45,47 @@ class NumpyModel:
 
     def parts(self):
         split = {"prefill": self.prefill, "decode": self.decode}
-        return {
-            "vision": self.vision,
-            "embed": self.embed,
-            **(split if self.second else {"decoder": self.decoder}),
-        }
+        made = {"vision": self.vision, "embed": self.embed, **(split if self.second else {"decoder": self.decoder})}
+        made |= {f"vision.{name}": partial(self.vision, name=name) for name in self.forms}
+        return made | ({"text": self.text} if self.reads == "clip" else {})
 
     # The parts.
 
-    def vision(self, feeds):
-        self.calls.append("vision")
-        pixels = feeds["pixel_values"].reshape(-1, 3, GRID, 2, GRID, 2).transpose(0, 2, 4, 1, 3, 5)
-        patches = pixels.reshape(-1, PATCHES, 12) @ self.weights["pixels"] + self.weights["places"]
-        score = np.abs(patches).sum(-1)
-        kept = np.sort(np.argsort(-score, axis=1, kind="stable")[:, : self.keep], axis=1)
-        embeds = np.take_along_axis(patches, kept[..., None], 1).astype(np.float32)
-        carried = np.take_along_axis(score, kept, 1).astype(np.float32)
-        return {"image_embeds": embeds, "kept_indices": kept, "carry.score": carried}
+    def vision(self, feeds, name=""):
+        self.calls.append(f"vision.{name}".strip("."))
+        pixels = feeds["pixel_values"]
+        assert (pixels.ndim == 5) == bool(name)
+        split = pixels.reshape(-1, 3, GRID, 2, GRID, 2).transpose(0, 2, 4, 1, 3, 5)
+        patches = split.reshape(-1, PATCHES, 12) @ self.weights["pixels"] + self.weights["places"]
+        patches = patches.reshape(len(pixels), -1, HIDDEN)
+        score = np.abs(patches).sum(-1) + self._agreement(patches, feeds)
+        best = np.argsort(-score, axis=1, kind="stable")[:, : self.keep + MORE.get(name, 0)]
+        full = best.shape[1] - self.empty
+        kept = np.concatenate([np.sort(best[:, :full], axis=1), np.full_like(best[:, full:], -2)], 1)
+        embeds = np.take_along_axis(patches, kept.clip(0)[..., None], 1) * (kept >= 0)[..., None]
+        carried = np.take_along_axis(score, kept.clip(0), 1) * (kept >= 0)
+        carried = {"carry.score": carried.astype(np.float32)}
+        return {"image_embeds": embeds.astype(np.float32), "kept_indices": kept, **carried}
+
+    def _agreement(self, patches, feeds):
+        """How well patches [B,n,D] agree with the words, which are much to say in the choice."""
+        words, mask = (feeds.get(f"{n}", 0) for n in {"clip": ("clip_text", "clip_mask")}.get(self.reads, TEXT))
+        if not self.reads:
+            return 0
+        mean = (words * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+        return 20 * np.einsum("bnd,bd->bn", patches, mean)
+
+    def text(self, feeds):
+        self.calls.append("text")
+        ids, mask = feeds["input_ids"], feeds["attention_mask"][..., None]
+        return {"text_embeds": ((self.weights["table"][ids] * mask).sum(1) / mask.sum(1)).astype(np.float32)}
 
     def embed(self, feeds):
         ids = feeds["input_ids"]
         embeds = self.weights["table"][ids].astype(np.float32)
-        places = ids == IMAGE
-        embeds[places] = feeds["image_embeds"].reshape(-1, HIDDEN)[: places.sum()]
+        places = (ids == IMAGE) | (ids == VIDEO)
+        assert feeds["image_embeds"].shape[1:] == (HIDDEN,)
+        embeds[places] = feeds["image_embeds"][: places.sum()]
         return {"inputs_embeds": embeds}
 
     def decoder(self, feeds):
@@ -84,11 +112,12 @@ class NumpyModel:
         starts = feeds["span_starts"]
         rows = self._rows_kept(mask, starts, feeds["carry.score"])
         hidden = np.take_along_axis(hidden, rows[..., None], 1)
-        later = [np.take_along_axis(array, rows, 1) for array in (mask, positions)]
+        later = [np.take_along_axis(array, np.broadcast_to(rows, (*array.shape[:-1], rows.shape[1])), -1)
+                 for array in (mask, positions)]  # fmt: skip
         in_span = (rows[..., None] >= starts[:, None]) & (rows[..., None] < starts[:, None] + self.keep)
         bias = in_span.any(-1) * (0.7 if self.key_bias else 0.0)
         hidden, outputs["present.1.key"], outputs["present.1.value"] = self._layer(1, hidden, *later, bias)
-        following = (positions * mask).max(1) + 1
+        following = (positions * mask).reshape(-1, *mask.shape).max((0, 2)) + 1
         outputs |= {
             "attention_mask.0": mask,
             "attention_mask.1": later[0],
@@ -128,9 +157,7 @@ class NumpyModel:
         return hidden, key.astype(np.float32), value.astype(np.float32)
 
     def _logits(self, hidden, mask):
-        last = (mask.sum(1) - 1)[:, None, None]
-        if self.second is not None:  # after a cut, valid rows need not be the first ones
-            last = (mask.shape[1] - 1 - mask[:, ::-1].argmax(1))[:, None, None]
+        last = (mask.shape[1] - 1 - mask[:, ::-1].argmax(1))[:, None, None]  # empty slots stand before it
         row = np.take_along_axis(hidden, last, 1)
         return (row @ self.weights["head"]).astype(np.float32)
 
@@ -144,8 +171,9 @@ class NumpyModel:
 
 
 def _turned(heads, positions):
-    """Rotates halves of every head by angles that grow with the position."""
-    angles = positions[:, None, :, None] * np.array([1.0, 0.1])
+    """Rotates halves of every head by angles that grow with the position, on every axis in its own way."""
+    speeds = np.array([[1.0, 0.1]] if positions.ndim == 2 else [[0.5, 0.1], [0.3, -0.2], [0.2, 0.2]])
+    angles = np.einsum("abt,af->btf", positions.reshape(-1, *positions.shape[-2:]), speeds)[:, None]
     even, odd = heads[..., :2], heads[..., 2:]
     return np.concatenate(
         [even * np.cos(angles) - odd * np.sin(angles), even * np.sin(angles) + odd * np.cos(angles)], -1

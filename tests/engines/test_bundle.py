@@ -27,12 +27,12 @@ def folder(tmp_path):
     (root / "onnx/vision.fp32.onnx").write_bytes(b"graph")
     (root / "tokenizer.json").write_bytes(b"{}")
     files = {f: record(root / f) for f in ("onnx/vision.fp32.onnx", "tokenizer.json")}
-    contract = {key: {} for key in ("recipe", "model", "tokens", "preprocess")}
-    contract |= {"plan": [], "groups": [], "positions": "keep"}
+    contract = {key: {} for key in ("recipe", "model")}
+    contract |= {"plan": [], "groups": [], "pictures": [], "positions": "keep"}
     names = {"fp32": "onnx/vision.fp32.onnx"}
     contract["parts"] = {"vision": {"inputs": [TENSOR], "outputs": [TENSOR], "files": names}}
     contract["engines"] = {"ort-cpu": {"dtype": "fp32", "files": {"vision": "onnx/vision.fp32.onnx"}}}
-    write(root, {"format": 1, **contract, "files": files})
+    write(root, {"format": 2, **contract, "files": files})
     return root
 
 
@@ -120,7 +120,7 @@ def test_parts_and_engines_name_recorded_files_only(folder):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda c: c.update(format=2), "not bundle format 1"),
+        (lambda c: c.update(format=1), "not bundle format 2"),
         (lambda c: c.pop("groups"), "'groups' is missing"),
         (lambda c: c.update(files=[]), "'files' is missing or not a dict"),
         (lambda c: c["files"]["tokenizer.json"].pop("sha256"), "record of 'tokenizer.json'"),
@@ -145,6 +145,10 @@ def test_a_stray_file_that_readers_would_open_is_refused(folder):
     open_bundle(folder)
     (folder / "chat_template.jinja").write_text("{{ 1 }}")
     refuse(folder, "chat_template.jinja is not what was exported: bundle.json has no record of it")
+    (folder / "chat_template.jinja").unlink()
+    (folder / "clip").mkdir()
+    (folder / "clip/tokenizer.json").write_text("{}")
+    refuse(folder, "clip/tokenizer.json is not what was exported")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000])

@@ -42,7 +42,7 @@ def noting(seen, *tokens):
     return pick
 
 
-def ask(chat, question, images=None, said=(13, EOS), logits=None):
+def ask(chat, question, images=(), said=(13, EOS), logits=None):
     """Asks; returns the text, and keeps the first logits of the answer."""
     seen = []
     text = "".join(chat.ask(question, images, sampler=noting(seen, *said)))

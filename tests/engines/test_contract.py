@@ -2,8 +2,8 @@ import pytest
 
 from engines.contract import engine_files, parse
 from engines.errors import UserError
-from tests.engines.numpy_bundle import SINGLE, SPLIT, contract, with_engines
-from tests.engines.numpy_model import IMAGE, PATCHES, NumpyModel
+from tests.engines.numpy_bundle import SEGMENT, SINGLE, SPLIT, contract, with_engines
+from tests.engines.numpy_model import GRID, IMAGE, PATCHES, VIDEO, NumpyModel
 
 
 def test_the_facts_are_taken_from_where_the_bundle_has_them():
@@ -11,23 +11,112 @@ def test_the_facts_are_taken_from_where_the_bundle_has_them():
     assert facts.split
     assert (facts.images, facts.max_batch, facts.max_length) == (3, 7, 55)
     assert facts.groups == (range(1), range(1, 2))
-    assert facts.geometry.image_token_id == IMAGE
-    assert (facts.geometry.embedded, facts.geometry.patches, facts.geometry.keep_positions) == (
-        5,
-        PATCHES,
-        True,
-    )
-    one = parse(contract(NumpyModel(**SINGLE)))
+    assert (facts.geometry.image_token_id, facts.geometry.positions, facts.segment) == (IMAGE, "keep", 0)
+    (form,) = facts.geometry.forms
+    assert (form.part, form.tokens, form.patches, form.grid) == ("vision", 5, PATCHES, (GRID, GRID))
+    one = parse(contract(NumpyModel(**SINGLE, forms=("tiles", "video"), reads="clip")))
     assert not one.split
-    assert not one.geometry.keep_positions
+    assert [form.part for form in one.geometry.forms] == ["vision", "vision.tiles", "vision.video"]
+    assert [form.tokens for form in one.geometry.forms] == [5, 7, 8]
+    assert one.geometry.placeholders == {IMAGE, VIDEO}
+    assert one.segment == SEGMENT
 
 
-@pytest.mark.parametrize("path", ["model.image_token_id", "recipe.max_length", "preprocess.mean", "tokens.embedded"])
+@pytest.mark.parametrize("path", ["model.image_token_id", "recipe.max_length", "pictures.0.tokens", "pictures.0.preprocess.mean"])
 def test_a_missing_entry_is_named(path):
-    section, key = path.split(".")
+    *sections, key = path.split(".")
     raw = contract(NumpyModel())
-    del raw[section][key]
+    del inside(raw, sections)[key]
     with pytest.raises(UserError, match=key):
+        parse(raw)
+
+
+def inside(raw, keys):
+    for key in keys:
+        raw = raw[int(key) if key.isdecimal() else key]
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("0.part", "embed"),
+        ("0.part", "vision\nx"),
+        ("1.part", "vision"),  # twice
+        ("0.kind", "sound"),
+        ("0.kind", "video"),  # without frames
+        ("0.token_id", -1),
+        ("0.token_id", 1.0),
+        ("0.views", 0),
+        ("0.views", 2),
+        ("0.grid", [3]),
+        ("0.grid", [3, 0]),
+        ("0.grid", 9),
+        ("0.tokens", True),
+        ("0.tokens", 2**28),
+        ("0.patches", "9"),
+        ("0.mrope", {"grid": [1, 3, 4], "step": 1}),  # not as many as patches
+        ("0.mrope", {"grid": [3, 3], "step": 1}),
+        ("0.mrope.step", 0.5),
+        ("0.preprocess", {}),
+        ("0.preprocess.size", {"longest_edge": 6}),
+        ("0.preprocess.size.height", 0),
+        ("0.preprocess.crop", [6]),
+        ("0.preprocess.resample", 9),
+        ("0.preprocess.std", [1, 1, 0]),
+        ("0.preprocess.mean", [1, 1, float("nan")]),
+        ("0.preprocess.views", {"kind": "tiles", "rows": 1, "cols": 1, "size": [6, 6]}),
+        ("0.preprocess.views", {"kind": "frames", "count": 1}),
+        ("1.preprocess.views", {"kind": "sheets"}),
+        ("1.preprocess.views", []),
+        ("1.preprocess.views.rows", 2),
+        ("1.preprocess.views.size", [6]),
+        ("1.preprocess.views.size", [2**14, 2**14]),
+        ("2.preprocess.views.count", 5),
+        ("2.preprocess.views.count", 10**9),
+        ("2.kind", "image"),
+    ],
+)
+def test_malformed_forms_are_refused_in_one_line(path, value):
+    raw = contract(NumpyModel(forms=("tiles", "video")))
+    parse(raw)
+    *sections, key = path.split(".")
+    inside(raw["pictures"], sections)[key] = value
+    with pytest.raises(UserError, match=r"^bundle\.json: missing or wrong entry \(.*\); export the bundle again$"):
+        parse(raw)
+
+
+@pytest.mark.parametrize("pictures", [[], {}, None, [None], [[]]])
+def test_pictures_are_a_list_of_forms(pictures):
+    with pytest.raises(UserError, match=r"bundle\.json"):
+        parse(contract(NumpyModel()) | {"pictures": pictures})
+
+
+def test_parts_and_forms_belong_together():
+    raw = contract(NumpyModel(forms=("tiles",)))
+    with pytest.raises(UserError, match="for pictures of vision"):
+        parse(raw | {"pictures": raw["pictures"][:1]})
+    del raw["parts"]["vision"]
+    with pytest.raises(UserError, match=r"for pictures of vision, vision\.tiles"):
+        parse(raw)
+    raw = contract(NumpyModel(reads="clip"))
+    del raw["parts"]["text"]
+    with pytest.raises(UserError, match="no part text"):
+        parse(raw)
+
+
+def test_a_cut_decoder_takes_pictures_of_one_length():
+    raw = contract(NumpyModel(**SPLIT, forms=("tiles",)))
+    with pytest.raises(UserError, match="tokens of the forms differ"):
+        parse(raw)
+    raw["pictures"][1]["tokens"] = 5
+    assert parse(raw).split
+
+
+def test_positions_on_three_axes_need_a_grid_for_each_form():
+    raw = contract(NumpyModel(positions="mrope", forms=("tiles",)))
+    raw["pictures"][1]["mrope"] = None
+    with pytest.raises(UserError, match="mrope is missing"):
         parse(raw)
 
 

@@ -4,6 +4,7 @@ import pytest
 from engines.contract import parse
 from engines.errors import UserError
 from engines.parts import Parts
+from engines.sight import Sight
 from tests.engines.numpy_bundle import PICTURES, PROMPTS, SPLIT, contract, open_numpy, picture
 from tests.engines.numpy_model import NumpyModel
 
@@ -13,23 +14,14 @@ def make(dtype="fp32", **settings):
     return Parts(parse(contract(model)), model.parts(), dtype)
 
 
-def test_more_pictures_than_a_batch_are_encoded_in_turns():
-    parts = make(max_batch=2)
-    pictures = [picture(n) for n in range(5)]
-    seen = parts.see(pictures)
-    for n, one in enumerate(pictures):
-        np.testing.assert_allclose(seen["image_embeds"][n], parts.see([one])["image_embeds"][0], rtol=1e-5)
-    assert parts.see([]) == {}
-
-
 def test_carried_scores_stand_by_prompt_and_picture():
     parts = make(**SPLIT)
-    seen = parts.see([picture(n) for n in range(3)])
+    seen = Sight(parts).see([picture(n) for n in range(3)])
     carried = parts.carried([1, 0, 2], seen)["carry.score"]
-    scores = seen["carry.score"]
+    scores = [each["carry.score"] for each in seen]
     zero = np.zeros_like(scores[0])
     np.testing.assert_array_equal(carried, [[scores[0], zero], [zero, zero], [scores[1], scores[2]]])
-    assert not parts.carried([0], {})["carry.score"].any()
+    assert not parts.carried([0], [])["carry.score"].any()
 
 
 def test_half_precision_reaches_the_parts():
@@ -57,4 +49,4 @@ def test_missing_parts_inputs_and_precisions_are_refused():
         make("fp64")
     raw["parts"]["embed"]["inputs"].append({"name": "mystery", "dtype": "float32", "shape": []})
     with pytest.raises(UserError, match="'embed' wants mystery"):
-        Parts(parse(raw), model.parts(), "fp32").embed(np.array([[5]]), {})
+        Parts(parse(raw), model.parts(), "fp32").embed(np.array([[5]]), [])

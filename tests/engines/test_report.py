@@ -12,7 +12,7 @@ BUNDLE = {
     "created": "2030-01-01",
     "recipe": {"method": "fastervlm", "keep": 64},
     "model": {"name": "demo"},
-    "tokens": {"patches": 144, "embedded": 64},
+    "pictures": [{"patches": 144, "tokens": 64}],
     "engines": {"ort-cpu": {}, "trt-rtx": {}},
     "parity": {"verdict": "pass"},
 }

@@ -17,7 +17,7 @@ BUNDLE = {
     "recipe": {"method": "fastervlm", "keep": 64, "gpu": "h200"},
     "geometry": asdict(GEOMETRY),
     "model": {"name": "llava-1.5-7b"},
-    "tokens": {"patches": 576, "embedded": 64},
+    "pictures": [{"patches": 576, "tokens": 64}],
     "groups": [{"layers": [0, 32], "tokens": 64}],
     "parts": {
         "vision": {
@@ -68,9 +68,17 @@ def test_before_and_after():
 
 def test_tokens_are_the_mean_over_layer_groups():
     bundle = copy.deepcopy(BUNDLE)
+    bundle["pictures"][0]["tokens"] = 576
     bundle["groups"] = [{"layers": [0, 2], "tokens": 576}, {"layers": [2, 32], "tokens": 64}]
     shown = table(summary(bundle, PARITY), "Before and after")
     assert shown.rows[0] == ("tokens per image in the decoder", "576", "96", "x6")
+
+
+def test_figures_are_those_of_the_first_form():
+    bundle = copy.deepcopy(BUNDLE)
+    bundle["pictures"].append({"patches": 2880, "tokens": 320})
+    bundle["groups"][0]["tokens"] = 320
+    assert summary(bundle, PARITY)[0] == summary(BUNDLE, PARITY)[0]
 
 
 def test_engines_say_what_is_known():

@@ -21,7 +21,7 @@ def checks(case: Arrays) -> Iterator[Check]:
     method = EVS(q=float(case["q"]))
 
     def run(embeds: Tensor, table: Tensor) -> Mapping[str, Tensor]:
-        taps = video_taps(embeds.unflatten(0, (views, rows * cols))[None], grid=(rows, cols))
+        taps = video_taps(embeds.reshape(1, views, rows * cols, -1), grid=(rows, cols))
         (stage,) = method.plan(taps.shape, Budget("1"))
         chosen = method.select(taps, stage)
         assert chosen.indices is not None

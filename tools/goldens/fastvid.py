@@ -82,8 +82,8 @@ def whole(case: Arrays, method: FastVID, inputs: tuple[Tensor, Tensor, Tensor]) 
         *_, stage = method.plan(taps.shape, Budget("1"))
         chosen = method.select(taps, stage)
         assert chosen.indices is not None
-        assert chosen.mix is not None
-        kept, rows = chosen.indices[0, 0], chosen.mix[0, 0] @ video.flatten(0, 1)
+        kept, rows = chosen.indices[0, 0], video.flatten(0, 1)
+        rows = gather_rows(rows, kept.clamp(min=0)) if chosen.mix is None else chosen.mix[0, 0] @ rows
         behind = torch.arange(len(suffix)) + len(prefix) + tokens
         return {
             "kept_indices": torch.cat([torch.arange(len(prefix)), kept[:found] + len(prefix), behind]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -10,8 +10,8 @@ from exporter.eager_taps import EagerTaps, Seen
 from exporter.reducer import Grid, Shape
 
 
-def video_taps(video: Tensor, *, grid: tuple[int, int] | None = None, **more: Mapping[str, Tensor]) -> EagerTaps:
-    """Taps at the projected stage over rows `[B,F,L,D]`; `more`: carry, as `[B,1,F*L]`, and inputs."""
+def video_taps(video: Tensor, *, grid: tuple[int, int] | None = None, **more: Any) -> EagerTaps:
+    """Taps at the projected stage over rows `[B,F,L,D]`; `more`: other fields, such as carry, as `[B,1,F*L]`."""
     batch, views, patches, _ = video.shape
     side = round(patches**0.5)
     grid = grid or ((side, side) if side * side == patches else (1, patches))

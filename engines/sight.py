@@ -1,0 +1,66 @@
+"""From pictures to the rows that stand for them: each picture through the vision part of the form that suits it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from engines.forms import Form
+from engines.geometry import Seen
+from engines.parts import Parts
+from engines.prompt import Prompt
+from engines.tiles import choose, pixel_values
+from engines.videos import Picture
+from engines.words import Words
+
+Prompts = Sequence[Sequence[int]]
+
+
+class Sight:
+    """The vision parts of a bundle.
+
+    Args:
+        parts: The bundle's parts.
+        prompt: Its tokenizer; only for parts that read a question.
+
+    Raises:
+        UserError: A part reads a question, and CLIP's tokenizer is missing or damaged.
+    """
+
+    def __init__(self, parts: Parts, prompt: Prompt | None = None) -> None:
+        self._parts, self._words = parts, Words(parts, prompt)
+        self._forms, self._step = parts.contract.geometry.forms, parts.contract.max_batch
+
+    def see(
+        self, pictures: Sequence[Picture], prompts: Prompts | None = None, questions: Sequence[str] | None = None
+    ) -> Seen:
+        """Encodes pictures; those of one form together, as many at once as the export allows.
+
+        Args:
+            pictures: Images and videos.
+            prompts: For each picture the tokens of the prompt that it stands in; only for parts that read them.
+            questions: For each picture what the user asks; if not given, the text of its prompt.
+
+        Returns:
+            One dict a picture, in order: the vision part's outputs without the batch axis, and "form", its number.
+
+        Raises:
+            UserError: No form takes such a picture, or the part reads prompts and there are none.
+        """
+        chosen = [choose(self._forms, picture) for picture in pictures]
+        seen: list[dict[str, Any]] = [{"form": number} for number in chosen]
+        for number in sorted(set(chosen)):
+            places = [i for i, each in enumerate(chosen) if each == number]
+            for first in range(0, len(places), self._step):
+                batch = places[first : first + self._step]
+                given = [None if each is None else [each[i] for i in batch] for each in (prompts, questions)]
+                outputs = self._look(self._forms[number], [pictures[i] for i in batch], *given)
+                for row, place in enumerate(batch):
+                    seen[place] |= {name: values[row] for name, values in outputs.items()}
+        return seen
+
+    def _look(self, form: Form, pictures: Sequence[Picture], prompts: Any, questions: Any) -> dict[str, Any]:
+        """One run of a vision part."""
+        pixels = np.stack([pixel_values(picture, form.preprocess) for picture in pictures])
+        words = self._words.feeds(form.part, prompts, questions)
+        return self._parts.run(form.part, {"pixel_values": pixels.astype(self._parts.float), **words})

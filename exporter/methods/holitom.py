@@ -1,0 +1,166 @@
+"""HoliTom: places that stand still over windows of frames merge in time, then in space; of the others some stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from engines.errors import UserError
+from exporter.budget import Budget
+from exporter.cluster import members, prominence
+from exporter.density import distances
+from exporter.folding import fold
+from exporter.frames import cosine, frames
+from exporter.patchwork import Patches, patchwork
+from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
+from exporter.scores import received, scored_layer
+from exporter.select import ranks, top_k
+from exporter.slots import EMPTY
+from exporter.window_search import best_windows, held, steadiness, stillness
+from exporter.windows import Windows, constant, found, quotas, split
+
+LOWEST = -3e38  # below any attention
+
+
+@dataclass(frozen=True)
+class HoliTom(Reducer):
+    """Still places of a window become one row each and merge around density peaks; moving tokens stay by attention.
+
+    A place is still where all cosines of neighbouring frames in its window are high; its row is the mean over the
+    window. Of n still rows c are centres: the largest `delta rho` (`exporter.cluster.prominence`, min(k, c)
+    neighbours); every other one joins the nearest, and a centre becomes `beta centre + (1 - beta) mean(joined)`. Of a
+    frame's moving tokens those stay that receive the most attention (mean over heads and queries of the last tower
+    layer used). All fp32. Rows stand window by window, still ones first, then frame by frame, each by place; a merged
+    row has the place of its centre in the window's first frame. They are numbered anew. Budget: tokens of the video.
+
+    Attributes:
+        mode: "fixed": windows of `window` frames whose `still` share of most alike places is still; all groups of rows
+            keep the same part, together exactly the budget. "exact": the windows that save most, with the places above
+            tau; of T tokens not merged in time the part R' = min(1, budget / T) stays, ceil(n R') of a frame's moving
+            ones, round(n R') of a window's still ones. The last of the budget + 5 F / 4 slots may be empty.
+        retain_ratio: the budget as a part of all tokens instead of what --keep says; the authors' default is 0.1.
+        tau: the cosine above which a place is still (exact); the authors take 0.65 at a retain_ratio of 0.1.
+        beta, k: as above.
+        max_window: frames of a window at most (exact).
+        window, still: see mode (fixed).
+        inner: also act in the decoder, behind layer holitom_k - 1: the part holitom_r of a picture's tokens, those
+            that the last query attends to least, fold into the most alike others (`exporter.folding`).
+        holitom_k, holitom_r: see inner.
+
+    Raises:
+        ValueError: an unknown mode, a parameter out of its range, or inner together with mode=exact.
+
+    Source: *HoliTom: Holistic Token Merging for Fast Video Large Language Models*, arXiv 2505.21334.
+
+    """
+
+    title = "HoliTom"
+    paper = "HoliTom: Holistic Token Merging for Fast Video Large Language Models"
+    arxiv = "2505.21334"
+    needs = frozenset({"video"})
+    differences = (
+        "by default windows, still places and counts are constants (ours); mode=exact finds them as the paper does",
+        "moving tokens are never merged: in the authors' code that share (D) can only be 0",
+        "counts are exact fractions: the authors' floats may round up where a product is a whole number",
+        "a window whose still rows round to no centre leaves none",
+        "each video has its own ratio; the authors' code goes on with the last video's",
+        "no random noise on densities; ties go to the lower index",
+        "newline tokens, which LLaVA-Video's code adds on top of the budget, are not part of a video here",
+        "inner: off by default, and what is left is numbered anew; the authors keep the old positions",
+    )
+
+    mode: str = "fixed"
+    retain_ratio: float | None = None
+    tau: float = 0.8
+    beta: float = 0.6
+    k: int = 7
+    max_window: int = 1024
+    window: int = 4
+    still: float = 0.5
+    inner: bool = False
+    holitom_k: int = 18
+    holitom_r: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        if self.mode not in {"fixed", "exact"}:
+            raise ValueError(f"mode is fixed or exact, not {self.mode}")
+        if self.inner and self.mode == "exact":
+            raise ValueError("inner=true works on a constant count: mode=fixed")
+        if self.retain_ratio is not None and not 0 < self.retain_ratio <= 1:
+            raise ValueError(f"retain_ratio is a share above 0 up to 1, not {self.retain_ratio}")
+        for name in ("beta", "still", "holitom_r"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+        for name in ("k", "max_window", "window", "holitom_k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} is less than 1")
+
+    def asked(self, shape: Shape, count: int) -> Fraction:
+        """The budget, of which --keep says `count`."""
+        return Fraction(count) if self.retain_ratio is None else Fraction(str(self.retain_ratio)) * shape.tokens
+
+    def plan(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
+        """A look at the tower's attention, one cut of the whole video, and one in the decoder if asked for."""
+        if shape.views < 2:
+            raise UserError("--method holitom: compares neighbouring frames and needs 2 or more, not 1")
+        look, asked = Stage("tower", shape.tower_last), self.asked(shape, budget.count(shape.tokens))
+        if self.mode == "exact":
+            return look, Stage("projected", keep=int(asked + Fraction(5 * shape.views, 4)), blanks=True)
+        keep = max(1, int(asked))
+        inner = Stage("decoder", self.holitom_k - 1, keep=max(1, round(keep * (1 - self.holitom_r))))
+        return look, Stage("projected", keep=keep), *([inner] if self.inner else [])
+
+    def select(self, taps: Taps, stage: Stage) -> Selection:
+        """Attention, carried from the tower; behind the projector the merged and the kept rows."""
+        if stage.stack == "tower":
+            return Selection(carry={"attention": received(taps, scored_layer(taps.shape, stage.layer))})
+        assert stage.keep is not None
+        if stage.stack == "decoder":
+            scores = taps.span_of(taps.rows(stage.layer, "last").mean(1))[:, :, 0]
+            rows = taps.span_of(taps.hidden(stage.layer).transpose(1, 2)).transpose(2, 3)
+            kept = top_k(scores, stage.keep)
+            return Selection(indices=kept, mix=fold(rows, kept), mix_rows=tuple(range(stage.keep)), scores=scores)
+        video = frames(taps)
+        windows, merged, single = self.layout(video, stage.keep, taps.shape)
+        attention = taps.carry["attention"].reshape(video.shape[:3])
+        return patchwork(self.merged(video, windows, merged), salient(attention, windows, single), stage.keep)
+
+    def layout(self, video: Tensor, keep: int, shape: Shape) -> tuple[Windows, Tensor, Tensor]:
+        """Windows, and how many rows `[B,H]` and `[B,F]` int64 their still places and each frame leave."""
+        alike = cosine(video[:, 1:], video[:, :-1])
+        if self.mode == "exact":
+            still = stillness(alike, self.tau)
+            together = best_windows(still, self.max_window)
+            windows = found(together, held(together, alike > self.tau))
+            return windows, *quotas(windows, self.asked(shape, keep - 5 * shape.views // 4))
+        fixed = split(shape, self.window, self.still, keep)
+        windows = constant(fixed.sizes, steadiness(alike, fixed.sizes), fixed.still)
+        return windows, torch.tensor([fixed.merged]), torch.tensor([fixed.single])
+
+    def merged(self, video: Tensor, windows: Windows, counts: Tensor) -> Patches:
+        """The rows of the windows' still places, `counts` `[B,H]` of them."""
+        means = (windows.reach @ video.flatten(2)).unflatten(2, video.shape[2:])
+        squares, length = distances(means), video.shape[2]
+        chosen = ranks(prominence(squares, windows.still, self.k, counts)) < counts.unsqueeze(-1)
+        centres = torch.where(chosen, torch.arange(length), EMPTY)
+        joined = members(squares, windows.still, centres) * (1 - torch.eye(length))
+        count = joined.sum(-1, keepdim=True)
+        mixed = self.beta * torch.eye(length) + (1 - self.beta) * joined / count.clamp(min=1)
+        places = torch.where(count > 0, mixed, torch.eye(length))
+        return Patches(windows.heads, windows.reach, places, centres)
+
+
+def salient(attention: Tensor, windows: Windows, counts: Tensor) -> Patches:
+    """The moving tokens of most attention `[B,F,L]`, `counts` `[B,F]` of each frame."""
+    batch, views, length = attention.shape
+    chosen = ranks(torch.where(windows.moving, attention, LOWEST)) < counts.unsqueeze(-1)
+    frame = torch.eye(views).expand(batch, -1, -1)
+    places = torch.eye(length).expand(batch, views, -1, -1)
+    return Patches(list(range(views)), frame, places, torch.where(chosen, torch.arange(length), EMPTY))
+
+
+METHOD = HoliTom
