@@ -10,7 +10,6 @@ from exporter.family import Family
 from exporter.reducer import Reducer
 from exporter.registry import families, method, method_class, method_names
 
-
 REASONS = {
     "cls": "no [CLS]",
     "clip": "not a CLIP tower",

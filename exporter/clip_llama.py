@@ -24,6 +24,8 @@ class ClipLlama(Family):
     Attributes:
         kind: `model_type` of the config.
         config_class: transformers' class for it.
+        towers: which vision towers there may be, likewise.
+        strategies: whether a tower's first row is [CLS] ("default") or a patch ("full").
         texts: which decoders there may be, by their `model_type`; the first is what a config without one means.
         tokens: config keys of the placeholders, the picture's first.
         renames: from stored names to the model's.
@@ -31,6 +33,8 @@ class ClipLlama(Family):
 
     kind: ClassVar[str]
     config_class: ClassVar[str]
+    towers: ClassVar[tuple[str, ...]] = ("clip_vision_model",)
+    strategies: ClassVar[tuple[str, ...]] = ("default",)
     texts: ClassVar[tuple[str, ...]] = ("llama",)
     tokens: ClassVar[tuple[str, ...]] = ("image_token_id",)
     renames: ClassVar[stock.Renames]
@@ -39,8 +43,8 @@ class ClipLlama(Family):
     @classmethod
     def load_config(cls, directory: Path) -> Any:
         """The checkpoint's config, checked for what this family can export."""
-        config = llava_config.load(directory, cls.kind, cls.config_class, cls.texts)
-        llava_config.check(Section(directory / "config.json", "", config), cls.tokens)
+        config = llava_config.load(directory, cls.kind, cls.config_class, cls.towers, cls.texts)
+        llava_config.check(Section(directory / "config.json", "", config), cls.tokens, cls.strategies)
         return config
 
     @classmethod
@@ -98,7 +102,7 @@ class ClipLlama(Family):
             tower_layers=shape.tower_last + 1,
             tower_d=vision.hidden_size,
             tower_f=vision.intermediate_size,
-            tower_tokens=shape.patches + 1,
+            tower_tokens=self.prefix + self.seen,
             views=shape.views,
             projector_flops=2.0 * tokens * (vision.hidden_size * text.hidden_size + text.hidden_size**2),
         )

@@ -32,7 +32,7 @@ def refusals_in_words(path: Path) -> Iterator[None]:
 
 
 def check_clip(vision: Section) -> None:
-    """A CLIP vision tower that reads square RGB pictures.
+    """A CLIP or SigLIP vision tower that reads square RGB pictures.
 
     Raises:
         UserError: names the value that no such tower can have.
@@ -41,7 +41,9 @@ def check_clip(vision: Section) -> None:
         vision.whole(key)
     vision.whole("num_hidden_layers", most=LAYERS)
     vision.multiple("hidden_size", "num_attention_heads")
-    vision.multiple("image_size", "patch_size")
+    if vision.get("model_type", "") == "clip_vision_model":  # SigLIP's leaves out what is left over
+        vision.multiple("image_size", "patch_size")
+    vision.whole("image_size", least=vision.whole("patch_size"))
     vision.one_of("num_channels", (3,))
     vision.number("layer_norm_eps")
     _check_activation(vision, "hidden_act")

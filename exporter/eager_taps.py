@@ -54,7 +54,7 @@ class EagerTaps:
         """The spans of `[B,...,n]` as `[B,I,...,N]`."""
         rows = self.width * self.unit
         spans = torch.stack([values[..., start : start + rows] for start in self.starts], 1)
-        return spans if self.unit == 1 else spans.unflatten(-1, (-1, self.unit)).mean(-1)
+        return spans if self.unit == 1 else spans.reshape(*spans.shape[:-1], -1, self.unit).mean(-1)
 
     def aligned(self, states: Tensor, *, norm: bool) -> Tensor:
         """`[...,C]` to `[...,P]`."""

@@ -152,6 +152,21 @@ class Family(ABC):
     def projector(self) -> Callable[[Tensor], Tensor]:
         """Tower width to decoder width, token by token: `[B,k*unit,C]` to `[B,k,D]`."""
 
+    @property
+    def seen(self) -> int:
+        """Tokens of one view in the tower."""
+        return self.shape(1).patches
+
+    @property
+    def pooling(self) -> Tensor | None:
+        """`[patches,seen]` fp32, which multiplies the rows of an uncut view behind the projector."""
+        return None
+
+    @property
+    def keeps_cls(self) -> bool:
+        """Whether the decoder reads each view's [CLS] row where nothing is pruned."""
+        return False
+
     def stitch(self, kept: Tensor) -> Tensor | None:
         """The order `[B,V*k]` of a picture's tokens, for kept patch numbers `[B,V,k]`; None: view after view."""
         del kept

@@ -8,17 +8,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from engines import report
 from engines.flops import prefill_flops, vision_flops
-from engines.images import open_image, visible
 from engines.measure import Pair, compare
-from engines.parity import Case, Run
+from engines.parity import Case, Run, opened
 from engines.preview import Case as Shown
 from engines.preview import preview
 from engines.session import Session
 from engines.summary import TEXT, details, summary
+from engines.tiles import views_of
 from exporter.contract import geometry
-from exporter.draft import Draft
+from exporter.draft import Draft, Planned
+from exporter.panels import Panel, panels
 
 MOST_FLOPS = 2e11  # of the dense model; more would take longer than the export
 
@@ -32,22 +35,29 @@ def too_large(draft: Draft) -> str | None:
 
 def time_both(dense: Session, pruned: Session, folder: Path, case: Case) -> list[Pair]:
     """Dense against pruned on the first case's picture and prompt."""
-    return compare(dense, pruned, open_image(folder / case.picture), case.ids)
+    return compare(dense, pruned, opened(pruned, case, folder), case.ids)
 
 
 def picture(draft: Draft, session: Session, cases: list[Case], found: Run, root: Path) -> bytes:
-    """Draw preview.png: one row for each picture, with the engines' own answer."""
-    shown, seen = [], set[str]()
+    """Draw preview.png: each picture once, in a row for each of its panels, with the engines' own answer."""
+    shown, seen = list[Shown](), set[str]()
     for number, case in enumerate(cases):
         if case.picture in seen:
             continue
         seen.add(case.picture)
-        image = visible(open_image(root / "parity" / case.picture), draft.preprocess)
-        kept = [index for index in found.kept[number].tolist() if index >= 0]
         answer = session.prompt.decode([t for t in found.tokens[number] if t not in session.contract.eos])
-        shown.append(Shown(image, draft.facts.grid, kept, case.question, answer.strip()))
+        *others, last = _panels(draft.planned[found.forms[number]], session, case, found.kept[number], root)
+        shown += [*(Shown(*panel) for panel in others), Shown(*last, case.question, answer.strip())]
     preview(shown, root / "preview.png")
     return (root / "preview.png").read_bytes()
+
+
+def _panels(planned: Planned, session: Session, case: Case, kept: NDArray[Any], root: Path) -> list[Panel]:
+    """What was kept of a case's picture, in the form that it took."""
+    views = views_of(opened(session, case, root / "parity"), planned.preprocess)
+    every = range(planned.shape.tokens)  # of an uncut picture that the family adds rows to
+    patches = every if planned.added else [number for number in kept.tolist() if number >= 0]
+    return panels(views, planned.form, planned.shape.grid, patches)
 
 
 def write_parity(parity: Mapping[str, Any], pairs: list[Pair], root: Path) -> dict[str, Any]:

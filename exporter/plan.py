@@ -39,6 +39,8 @@ def _check(name: str, stage: Stage, shape: Shape, reducer: Reducer) -> None:
     last = {"tower": shape.tower_last, "projected": -1, "decoder": shape.decoder_layers - 2}[stage.stack]
     if stage.at not in ({"after", "mid"} if stage.stack == "tower" else {"after"}):
         raise UserError(f"--method {name}: a stage '{stage.at}' a {stage.stack} layer is not supported")
+    if stage.stack == "tower" and stage.keep is not None and shape.pooled:
+        raise UserError(f"--method {name}: it cuts in the tower, and this model pools frames behind it; cut there")
     if stage.cls and not (stage.stack == "tower" and shape.has_cls):
         raise UserError(f"--method {name}: no [CLS] token to keep at {stage.stack} layer {stage.layer}")
     if not -1 <= stage.layer <= last:

@@ -50,6 +50,7 @@ class Shape:
         views: crops or frames of one picture.
         video: whether the views are frames, in order of time.
         global_layers: the tower layers that attend to the whole view; empty: all do.
+        pooled: whether views are pooled behind the projector, so that nothing can be cut before.
     """
 
     patches: int
@@ -62,6 +63,7 @@ class Shape:
     views: int = 1
     video: bool = False
     global_layers: tuple[int, ...] = ()
+    pooled: bool = False
 
     @property
     def tokens(self) -> int:

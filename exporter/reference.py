@@ -52,6 +52,11 @@ class Reference:
     forced: dict[Stage, Tensor] = field(default_factory=dict)
 
     @property
+    def uncut(self) -> bool:
+        """Whether all of a picture reaches the decoder."""
+        return not any(stage.keep is not None for stage in self.stages if stage.stack != "decoder")
+
+    @property
     def positions(self) -> str:
         """How kept tokens are numbered."""
         return self.family.positions or self.reducer.positions
@@ -68,7 +73,7 @@ class Reference:
         embeds = projected.act(-1, rows[None])
         assert projected.origin is not None
         kept = projected.origin
-        if not any(stage.keep is not None for stage in self.stages if stage.stack != "decoder"):
+        if self.uncut:
             embeds, kept = self.family.complete(embeds, kept)
         found = {name: values[0, 0] for name, values in projected.carry.items()}
         scores = looks[0].scores if len(looks) == 1 else {}
@@ -76,13 +81,13 @@ class Reference:
 
     def _look(self, view: Tensor, inputs: Mapping[str, Tensor]) -> Surgeon:
         """One view through the stock tower, cut on its way."""
-        shape, prefix, unit = self.family.shape(1), self.family.prefix, self.family.unit
-        length = prefix + shape.patches * unit
+        seen, prefix, unit = self.family.seen, self.family.prefix, self.family.unit
+        length = prefix + seen * unit
         places = None if self.family.packed is None else torch.arange(length)
         tower = self._surgeon(
             "tower",
             starts=(prefix,),
-            width=shape.patches,
+            width=seen,
             prompt=length,
             inputs=inputs,
             unit=unit,
@@ -96,12 +101,18 @@ class Reference:
         """All views' rows behind the projector, their patch numbers, what they carry: one list."""
         shape, unit = self.family.shape(1), self.family.unit
         rows, numbers, marks = list[Tensor](), list[Tensor](), list[Tensor]()
+        pooling = self.family.pooling
         for view, look in enumerate(looks):
+            if self.uncut and self.family.keeps_cls:
+                look.adopt()
             first = look.starts[0]
             left = look.results[shape.tower_last][:, first : first + look.width * unit]
             rows.append(self.family.projector(left)[0])
             assert look.origin is not None
             origin = look.origin[0]
+            if pooling is not None:
+                rows[-1], origin = pooling @ rows[-1], torch.arange(len(pooling))
+                look.carry = {name: values @ pooling.T for name, values in look.carry.items()}
             marks.append(origin)
             numbers.append(torch.where(origin < 0, origin, origin + view * shape.patches))
         order = self.family.stitch(torch.stack(marks)[None])

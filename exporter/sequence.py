@@ -44,7 +44,7 @@ class Sequence:
         """The spans of `[B,S,*tail]` as `[B,I,width,*tail]`; as `[B,I,width,unit,*tail]` where tokens have rows."""
         if isinstance(self.start, int):
             span = values[:, None, self.start : self.start + self.width * self.unit]
-            return span if self.unit == 1 else span.unflatten(2, (self.width, self.unit))
+            return span if self.unit == 1 else span.reshape(*span.shape[:2], self.width, self.unit, *span.shape[3:])
         flat = gather_rows(values, self.span.flatten(1))
         return flat.reshape(*self.origin.shape, *values.shape[2:])
 
@@ -165,7 +165,8 @@ class _Rows:
             kept = kept * (self.marks >= 0).to(kept.dtype).reshape(*self.marks.shape, *(1 for _ in kept.shape[3:]))
         if self.selection.mix is None:
             return kept
-        new = (self.selection.mix.to(spans.dtype) @ spans.flatten(3)).unflatten(3, spans.shape[3:])
+        new = self.selection.mix.to(spans.dtype) @ spans.flatten(3)
+        new = new.reshape(*new.shape[:3], *spans.shape[3:])
         if len(self.mix_rows) == self.width:
             return new
         source = [self.keep + self.mix_rows.index(r) if r in self.mix_rows else r for r in range(self.width)]

@@ -98,7 +98,7 @@ class Surgeon:
             if not self.dry and self._stages(number, "mid"):  # the second half again, on what is left
                 block = getattr(self.family, self.stack).blocks[number]
                 middle = self.act(number, points["mid"], "mid")
-                out = middle + block.mlp(block.norm2(middle))
+                out = middle + self._enter(block.mlp(self._leave(block.norm2(middle))))
             self.seen[number].points["out"] = out
             if not self.dry:
                 self.results[number] = out = self.act(number, out)
@@ -198,12 +198,12 @@ class Surgeon:
             for start, added in zip(self.starts, selection.key_bias[0], strict=True):
                 self.bias[start : start + self.width * self.unit] += added.repeat_interleave(self.unit)
         if stage.cls:
-            self._adopt()
+            self.adopt()
         if stage.keep is not None or selection.key_bias is not None:
             self.seen = {stage.layer: Seen({"mid" if stage.at == "mid" else "out": hidden})}
         return hidden
 
-    def _adopt(self) -> None:
+    def adopt(self) -> None:
         """The row in front of each span joins it."""
         assert self.origin is not None
         self.starts, self.width = tuple(start - 1 for start in self.starts), self.width + 1

@@ -54,7 +54,7 @@ class RecordedTaps:
         start, unit = self.sequence.start, self.sequence.unit
         if isinstance(start, int):
             span = values[..., start : start + self.sequence.width * unit].unsqueeze(1)
-            return span if unit == 1 else span.unflatten(-1, (-1, unit)).mean(-1)
+            return span if unit == 1 else span.reshape(*span.shape[:-1], -1, unit).mean(-1)
         return self.sequence.span_of(values.movedim(-1, 1)).movedim(2, -1)
 
     def aligned(self, states: Tensor, *, norm: bool) -> Tensor:

@@ -34,7 +34,7 @@ def best_windows(still: Tensor, longest: int) -> Tensor:
         choices = best[:, :most] + gain[:, frame, :most]
         steps.append(choices.argmax(-1))
         best = torch.cat([choices.amax(-1, keepdim=True), best], -1)
-    return together(_ends(torch.stack(steps, -1)))
+    return together(_ends(torch.stack(steps, -1))[:, :-1])
 
 
 def _ends(steps: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from exporter.reducer import Shape
 from exporter.select import marked, top_k
@@ -57,12 +58,21 @@ def split(shape: Shape, length: int, share: float, keep: int) -> Split:
 
 def constant(sizes: list[int], stability: Tensor, still: int) -> Windows:
     """Windows of constant `sizes`; the `still` places of the largest stability `[B,W,L]` are still in each."""
-    heads = list(accumulate(sizes, initial=0))[:-1]
-    first, size = (torch.tensor(numbers)[:, None] for numbers in (heads, sizes))
-    frame = torch.arange(sum(sizes))
-    reach = ((frame >= first) & (frame < first + size)) / size
+    frames, size = inside(sizes), torch.tensor(sizes)[:, None]
     places = marked(top_k(stability, still), stability.shape[-1]) if still else torch.zeros_like(stability)
-    return _windows(heads, reach.expand(stability.shape[0], -1, -1), (places > 0) & (size > 1))
+    heads = list(accumulate(sizes, initial=0))[:-1]
+    return _windows(heads, (frames / size).expand(stability.shape[0], -1, -1), (places > 0) & (size > 1))
+
+
+def inside(sizes: list[int]) -> Tensor:
+    """`[W,F]` fp32: 1 for the frames of each window, of their `sizes`."""
+    window = torch.tensor([number for number, size in enumerate(sizes) for _ in range(size)])
+    return (torch.arange(len(sizes))[:, None] == window).float()
+
+
+def blend(weights: Tensor, video: Tensor) -> Tensor:
+    """`[B,H,L,D]`: weighted sums of frames, place by place, of rows `[B,F,L,D]`; `weights` `[B,H,F]`."""
+    return (weights @ video.flatten(2)).reshape(video.shape[0], -1, *video.shape[2:])
 
 
 def found(together: Tensor, still: Tensor) -> Windows:
@@ -78,10 +88,9 @@ def _windows(heads: list[int], reach: Tensor, still: Tensor) -> Windows:
     return Windows(heads, reach, still, held == 0)
 
 
-def together(ends: Tensor) -> Tensor:
-    """`[B,F,F]` bool: whether two frames share a window, of `[B,F]` bool: whether a frame is its window's last."""
-    last = ends.to(torch.int64)
-    window = last.cumsum(-1) - last
+def together(cuts: Tensor) -> Tensor:
+    """`[B,F,F]` bool: whether two frames share a window, of `[B,F-1]` bool: whether one ends between neighbours."""
+    window = pad(cuts.to(torch.int64).cumsum(-1), (1, 0))
     return window.unsqueeze(-1) == window.unsqueeze(-2)
 
 

@@ -20,7 +20,7 @@ from exporter.scores import received, scored_layer
 from exporter.select import ranks, top_k
 from exporter.slots import EMPTY
 from exporter.window_search import best_windows, held, steadiness, stillness
-from exporter.windows import Windows, constant, found, quotas, split
+from exporter.windows import Windows, blend, constant, found, quotas, split
 
 LOWEST = -3e38  # below any attention
 
@@ -65,7 +65,6 @@ class HoliTom(Reducer):
         "by default windows, still places and counts are constants (ours); mode=exact finds them as the paper does",
         "moving tokens are never merged: in the authors' code that share (D) can only be 0",
         "counts are exact fractions: the authors' floats may round up where a product is a whole number",
-        "a window whose still rows round to no centre leaves none",
         "each video has its own ratio; the authors' code goes on with the last video's",
         "no random noise on densities; ties go to the lower index",
         "newline tokens, which LLaVA-Video's code adds on top of the budget, are not part of a video here",
@@ -143,24 +142,25 @@ class HoliTom(Reducer):
 
     def merged(self, video: Tensor, windows: Windows, counts: Tensor) -> Patches:
         """The rows of the windows' still places, `counts` `[B,H]` of them."""
-        means = (windows.reach @ video.flatten(2)).unflatten(2, video.shape[2:])
-        squares, length = distances(means), video.shape[2]
+        squares, itself = distances(blend(windows.reach, video)), torch.eye(video.shape[2])
         chosen = ranks(prominence(squares, windows.still, self.k, counts)) < counts.unsqueeze(-1)
-        centres = torch.where(chosen, torch.arange(length), EMPTY)
-        joined = members(squares, windows.still, centres) * (1 - torch.eye(length))
+        joined = members(squares, windows.still, numbered(chosen)) * (1 - itself)
         count = joined.sum(-1, keepdim=True)
-        mixed = self.beta * torch.eye(length) + (1 - self.beta) * joined / count.clamp(min=1)
-        places = torch.where(count > 0, mixed, torch.eye(length))
-        return Patches(windows.heads, windows.reach, places, centres)
+        mixed = self.beta * itself + (1 - self.beta) * joined / count.clamp(min=1)
+        return Patches(windows.heads, windows.reach, torch.where(count > 0, mixed, itself), numbered(chosen))
 
 
 def salient(attention: Tensor, windows: Windows, counts: Tensor) -> Patches:
     """The moving tokens of most attention `[B,F,L]`, `counts` `[B,F]` of each frame."""
     batch, views, length = attention.shape
     chosen = ranks(torch.where(windows.moving, attention, LOWEST)) < counts.unsqueeze(-1)
-    frame = torch.eye(views).expand(batch, -1, -1)
-    places = torch.eye(length).expand(batch, views, -1, -1)
-    return Patches(list(range(views)), frame, places, torch.where(chosen, torch.arange(length), EMPTY))
+    frame, place = torch.eye(views).expand(batch, -1, -1), torch.eye(length).expand(batch, views, -1, -1)
+    return Patches(list(range(views)), frame, place, numbered(chosen))
+
+
+def numbered(chosen: Tensor) -> Tensor:
+    """`[...,L]` int64: its own number where `[...,L]` bool is true."""
+    return torch.where(chosen, torch.arange(chosen.shape[-1]), EMPTY)
 
 
 METHOD = HoliTom

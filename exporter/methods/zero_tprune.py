@@ -77,8 +77,10 @@ class ZeroTPrune(Reducer):
             UserError: a list that does not fit the tower, the other lists or the budget.
         """
         keep, places = budget.count(shape.patches), self.places(shape)
-        if list(places) != sorted(set(places)) or places[-1] > shape.tower_last:
-            raise UserError(f"--param layers={self.layers}: give ascending layers from 0 to {shape.tower_last}")
+        allowed = shape.global_layers or range(shape.tower_last + 1)
+        if list(places) != sorted(set(places)) or not set(places) <= set(allowed):
+            known = f"from 0 to {shape.tower_last}" if isinstance(allowed, range) else f"among {allowed}"
+            raise UserError(f"--param layers={self.layers}: give ascending layers {known}")
         share = keep / shape.patches
         by_rule = tuple(round(shape.patches * share ** (n / len(places))) for n in range(1, len(places) + 1))
         keeps = counts("keeps", self.keeps) or by_rule
@@ -97,8 +99,9 @@ class ZeroTPrune(Reducer):
         """The layers to prune behind."""
         if given := counts("layers", self.layers):
             return given
-        scaled = [scored_layer(shape, round(layer * shape.tower_last / PUBLISHED[-1])) for layer in PUBLISHED]
-        return tuple(dict.fromkeys(scaled))
+        first = min(shape.global_layers, default=0)
+        scaled = [max(first, round(layer * shape.tower_last / PUBLISHED[-1])) for layer in PUBLISHED]
+        return tuple(dict.fromkeys(scored_layer(shape, layer) for layer in scaled))
 
     def select(self, taps: Taps, stage: Stage) -> Selection:
         """Who is left when the similar and then the unimportant are gone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -254,13 +255,15 @@ class Qwen25VL(Family):
         return cells.permute(4, 0, 2, 5, 1, 3, 6).reshape(1, 3, height, width)
 
     def stock_tower(self, pixel_values: Tensor) -> None:
-        """The stock tower's own forward, on patches as the stock processor cuts them."""
+        """The stock tower's own forward up to the merger, on patches as the stock processor cuts them."""
         from transformers import Qwen2VLImageProcessorPil
 
         vision = self.config.vision_config
         cut = Qwen2VLImageProcessorPil().patchify
         flat, _, _ = cut(pixel_values[0].numpy(), vision.patch_size, MERGE, vision.temporal_patch_size)
-        self._tower(torch.from_numpy(flat), grid_thw=self._stock_grid)
+        stop = self._tower.merger.register_forward_pre_hook(_enough)
+        with stop, suppress(_Enough):
+            self._tower(torch.from_numpy(flat), grid_thw=self._stock_grid)
 
     @property
     def packed(self) -> Packed:
@@ -338,6 +341,14 @@ class Qwen25VL(Family):
     @property
     def _language(self) -> Any:
         return self.model.model.language_model  # type: ignore[union-attr]
+
+
+class _Enough(Exception):  # noqa: N818 - no error
+    """All layers ran; what follows in the stock tower wants every row."""
+
+
+def _enough(*_: Any) -> None:
+    raise _Enough
 
 
 def _tower_block(block: Any, windows: TowerWindows | None) -> Block:

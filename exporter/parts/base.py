@@ -51,6 +51,11 @@ class Job:
     stages: tuple[Stage, ...]
     images: int = 1
 
+    @property
+    def uncut(self) -> bool:
+        """Whether all of a picture reaches the decoder."""
+        return not any(stage.keep is not None for stage in self.stages if stage.stack != "decoder")
+
     def walk(self, stack: Stack, **start: object) -> Walk:
         """A sequence on its way through one stack of this job."""
         shape = self.family.shape(self.images)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from exporter.parts.base import FLOAT, Job, Part, Port
 from exporter.select import gather_rows
-from exporter.sequence import Sequence
+from exporter.sequence import Sequence, adopt
 from exporter.stack import Stack, Walk
 
 KEPT = "patch number of each row, view after view, row-major; -1: merged or made; -2: an empty slot"
@@ -42,7 +42,7 @@ class VisionPart(Part):
         last = projected.run(0)
         self.found.facts["carried"] = list(last.carry)
         rows, kept = last.hidden, last.origin[:, 0]
-        if not any(stage.keep is not None for stage in self.job.stages if stage.stack != "decoder"):
+        if self.job.uncut:
             rows, kept = self.family.complete(rows, kept)
         named = {"image_embeds": rows, "kept_indices": kept}
         named |= {f"carry.{name}": values[:, 0].float() for name, values in last.carry.items()}
@@ -60,12 +60,14 @@ class VisionPart(Part):
     def _tower(self, pixel_values: Tensor, inputs: dict[str, Tensor]) -> Walk:
         family, shape = self.family, self.family.shape(1)
         hidden = family.patch_embeddings(pixel_values)
-        origin = torch.arange(shape.patches).expand(hidden.shape[0], 1, -1)
+        origin = torch.arange(family.seen).expand(hidden.shape[0], 1, -1)
         places = torch.arange(hidden.shape[1]).expand(hidden.shape[0], -1) if family.tower.rotary else None
-        start = Sequence(hidden, family.prefix, shape.patches, origin, positions=places, unit=family.unit, whole=True)
+        start = Sequence(hidden, family.prefix, family.seen, origin, positions=places, unit=family.unit, whole=True)
         each = {name: values.repeat_interleave(shape.views, 0) for name, values in inputs.items()}
         walk = self.job.walk(family.tower, sequence=start, inputs=each, align=family.aligned)
         walk.run(shape.tower_last + 1)
+        if self.job.uncut and family.keeps_cls:
+            walk.sequence = adopt(walk.sequence)
         return walk
 
 
@@ -81,7 +83,11 @@ def join(job: Job, seen: Sequence) -> Sequence:
     """All views of a picture behind the projector, as one span: `[B*V,...]` to `[B,V*k,...]`."""
     family, views = job.family, job.family.form.views
     rows = family.projector(seen.span_of(seen.hidden)[:, 0].flatten(1, 1 if family.unit == 1 else 2))
-    kept = by_view(seen.origin[:, 0], views)
+    kept, carried = by_view(seen.origin[:, 0], views), {name: v[:, 0] for name, v in seen.carry.items()}
+    if (pooling := family.pooling) is not None:
+        rows = pooling.to(rows.dtype) @ rows
+        kept = torch.arange(len(pooling)).expand(*kept.shape[:2], -1)
+        carried = {name: values.float() @ pooling.T for name, values in carried.items()}
     numbers = kept + torch.arange(views)[:, None] * family.shape(1).patches
     origin = torch.where(kept < 0, kept, numbers).flatten(1)
     order = family.stitch(kept)
@@ -90,6 +96,6 @@ def join(job: Job, seen: Sequence) -> Sequence:
         flat = by_view(values, views).flatten(1, 2)
         return flat if order is None else gather_rows(flat, order)
 
-    carry = {name: one_list(values[:, 0])[:, None] for name, values in seen.carry.items()}
+    carry = {name: one_list(values)[:, None] for name, values in carried.items()}
     origin = origin if order is None else gather_rows(origin, order)
     return Sequence(one_list(rows), 0, origin.shape[1], origin[:, None], carry=carry)

@@ -1,5 +1,7 @@
 """The NumPy model as a bundle: what bundle.json says, its tokenizer, and pictures to show it."""
 
+from copy import deepcopy
+
 import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -104,7 +106,7 @@ STEP = 2  # between frames
 
 def form_entry(model, name=""):
     """What bundle.json says about one form of picture."""
-    views, how = VIEWS[name]
+    views, how = deepcopy(VIEWS[name])
     square = {"height": PIXELS, "width": PIXELS}
     frames = views if name == "video" else 1
     return {
@@ -156,7 +158,7 @@ def save_tokenizer(directory):
     """Writes a word-level tokenizer.json over WORDS."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.add_special_tokens([*SPECIAL, "<video>"])
     tokenizer.save(str(directory / "tokenizer.json"))
 
 

@@ -72,7 +72,7 @@ class NumpyModel:
         words, mask = (feeds.get(f"{n}", 0) for n in {"clip": ("clip_text", "clip_mask")}.get(self.reads, TEXT))
         if not self.reads:
             return 0
-        mean = (words * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+        mean = (words * mask[..., None]).sum(1) / mask.sum(1, keepdims=True).clip(1)
         return 20 * np.einsum("bnd,bd->bn", patches, mean)
 
     def text(self, feeds):

@@ -22,7 +22,9 @@ def test_the_facts_are_taken_from_where_the_bundle_has_them():
     assert one.segment == SEGMENT
 
 
-@pytest.mark.parametrize("path", ["model.image_token_id", "recipe.max_length", "pictures.0.tokens", "pictures.0.preprocess.mean"])
+@pytest.mark.parametrize(
+    "path", ["model.image_token_id", "recipe.max_length", "pictures.0.tokens", "pictures.0.preprocess.mean"]
+)
 def test_a_missing_entry_is_named(path):
     *sections, key = path.split(".")
     raw = contract(NumpyModel())

@@ -4,8 +4,10 @@ import pytest
 from engines.errors import UserError
 from tests.engines.numpy_bundle import (
     BIASED,
+    EMPTY,
     KEEP,
     MODELS,
+    MROPE,
     PICTURES,
     PROMPTS,
     SINGLE,
@@ -13,8 +15,9 @@ from tests.engines.numpy_bundle import (
     UNCUT,
     open_numpy,
     picture,
+    video,
 )
-from tests.engines.numpy_model import IMAGE, PATCHES
+from tests.engines.numpy_model import IMAGE, PATCHES, VIDEO
 
 
 def single(session, b, prompt=None):
@@ -108,9 +111,46 @@ def test_a_split_decoder_caches_as_many_rows_as_each_group_keeps():
 
 
 def test_positions_count_what_was_pruned_only_where_positions_are_kept():
-    for settings, span in ((SINGLE, 5), (KEEP, PATCHES), (SPLIT, PATCHES)):
+    spans = ((SINGLE, 5), (KEEP, PATCHES), (SPLIT, PATCHES), (EMPTY, 3), ({**KEEP, "empty": 2}, PATCHES), (MROPE, 3))
+    for settings, span in spans:
         state, _ = open_numpy(settings).prefill(PROMPTS, PICTURES)
         assert state.positions[:, 0].tolist() == [6 + span, 3, 7 + 2 * span]
+
+
+def test_empty_slots_change_nothing():
+    """Whatever stands in them, and as if they were not there."""
+    _, logits = single(open_numpy(EMPTY), 2)
+    close(logits, single(open_numpy({"keep": 3}), 2)[1])
+    session = open_numpy(EMPTY)
+    seen = session.see(PICTURES[0])
+    seen[0]["image_embeds"][seen[0]["kept_indices"] == -2] = 3
+    close(session.start([PROMPTS[0]], [1], seen)[1], single(session, 0)[1][None])
+
+
+@pytest.mark.parametrize("positions", ["renumber", "keep", "mrope"])
+def test_pictures_of_all_forms_in_one_batch(positions):
+    """Each takes the rows and the positions of its own form, alone and together, now or in a follow-up."""
+    session = open_numpy({"positions": positions, "forms": ("tiles", "video"), "empty": 1})
+    wide, tall, film = picture(1, (40, 9)), picture(2, (9, 9)), video(3)
+    prompts = [[5, IMAGE, 9, VIDEO, 8], [5, VIDEO, 16, IMAGE, IMAGE, 9], [5, 9]]
+    pictures = [[wide, film], [film, tall, wide], []]
+    assert [each["form"] for each in session.see(pictures[1])] == [2, 0, 1]
+    assert [len(each["kept_indices"]) for each in session.see(pictures[1])] == [8, 5, 7]
+    state, logits = session.prefill(prompts, pictures)
+    alone = [session.prefill([prompts[b]], [pictures[b]]) for b in range(3)]
+    close(logits, [one[0] for _, one in alone])
+    assert state.positions[:, 0].tolist() == [int(one.positions[0, 0]) for one, _ in alone]
+    state, _ = session.prefill([[5], [5], [5]], [[], [], []])
+    later = session.extend(
+        state, [prompt[1:] for prompt in prompts], [2, 3, 0], session.see([wide, film, film, tall, wide])
+    )
+    close(later, logits)
+
+
+def test_pictures_in_another_order_than_the_prompts_are_refused():
+    session = open_numpy({"forms": ("video",)})
+    with pytest.raises(UserError, match="picture 1 of a prompt is a video"):
+        session.prefill([[IMAGE, VIDEO]], [[video(1), picture(2)]])
 
 
 def test_key_bias_reaches_the_decode_part():
@@ -122,7 +162,7 @@ def test_key_bias_reaches_the_decode_part():
 
 
 @pytest.mark.parametrize("settings", MODELS)
-@pytest.mark.parametrize("limit", [{"max_length": 10}, {"max_positions": 10}])
+@pytest.mark.parametrize("limit", [{"max_length": 10}, {"max_positions": 8}])
 def test_too_long_prompts_are_refused_before_the_decoder_runs(settings, limit):
     calls = []
     watch = {"prefill": calls.append, "decoder": calls.append}

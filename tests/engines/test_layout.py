@@ -6,7 +6,7 @@ from engines.geometry import Geometry
 from engines.layout import lay_out
 from tests.engines.numpy_bundle import form, sight
 
-I, V = 4, 20
+I, V = 4, 20  # noqa: E741 - the placeholders
 PAIR = form(tokens=2)
 LONG = form(part="vision.long", tokens=3, patches=20, mrope=None)
 FILM = form(part="vision.film", kind="video", token_id=V, views=2, tokens=2, patches=18,

@@ -62,7 +62,7 @@ def write(folder, model, layout=HUB, dtype=torch.float16):
     halves = {name: f"{'ab'[rank % 2]}.safetensors" for rank, name in enumerate(sorted(named))}
     for file in set(halves.values()):
         save_file({name: value.contiguous() for name, value in named.items() if halves[name] == file}, folder / file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": halves}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": halves}))
 
 
 def renamed(name, layout):

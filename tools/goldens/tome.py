@@ -18,19 +18,24 @@ from tools.golden import Arrays, Check
 
 
 def checks(case: Arrays) -> Iterator[Check]:
-    """The merged rows, put into the order of the patches, which the reducer keeps."""
+    """The merged rows, put into the order of the patches, which the reducer keeps; and the schedules."""
     order = _places(case["source"]).argsort(-1)
-    inputs = tuple(torch.from_numpy(case[name]) for name in ("x", "metric"))
+    schedules = {name: value for name, value in case.items() if name.startswith("r_schedule")}
+    first, r = int(case["class_token"]), int(case["r"])
+
+    def run(x: Tensor, metric: Tensor, size: Tensor) -> Mapping[str, Tensor]:
+        lines = {name: schedule(len(line), (r,), _slope(name)) for name, line in schedules.items()}
+        return merge(x, metric, size, first, r) | {name: torch.tensor(line) for name, line in lines.items()}
+
     for end, sized in (("_unit", False), ("", True)):
-        size = torch.from_numpy(case["size_in"]) if sized else torch.ones(case["size_in"].shape)
+        size = case["size_in"] if sized else np.ones_like(case["size_in"])
         want = {name: _sorted(case[f"{name}{end}"], order) for name in ("x_out", "size_out")}
         want |= {"grown": np.log(want["size_out"]), "source": _sorted(case["source"], order)}
-        first, r = int(case["class_token"]), int(case["r"])
-        yield Check(f"merge{end}", lambda *a, f=first, r=r: merge(*a, f, r), (*inputs, size), want)
-    yield Check("schedules", lambda metric: _schedules(metric, int(case["r"]), case), inputs[1:], _wanted(case))
+        inputs = tuple(torch.from_numpy(array) for array in (case["x"], case["metric"], size))
+        yield Check(f"merge{end}", run, inputs, want | schedules)
 
 
-def merge(x: Tensor, metric: Tensor, size: Tensor, first: int, r: int) -> Mapping[str, Tensor]:
+def merge(x: Tensor, metric: Tensor, size: Tensor, first: int, r: int) -> dict[str, Tensor]:
     """One stage on rows `[B,T,C]`; `first` is 1 with a class token in front."""
     batch, length, _ = x.shape
     width = length - first
@@ -66,14 +71,5 @@ def _sorted(values: NDArray[Any], order: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.take_along_axis(values, order[..., None], 1), dtype=np.float32)
 
 
-def _schedules(metric: Tensor, r: int, case: Arrays) -> Mapping[str, Tensor]:
-    zero = (0 * metric.sum()).long()
-    return {name: zero + torch.tensor(schedule(len(line), (r,), _slope(name))) for name, line in _wanted(case).items()}
-
-
 def _slope(name: str) -> float:
     return -1.0 if "decreasing" in name else 0.0
-
-
-def _wanted(case: Arrays) -> Arrays:
-    return {name: value for name, value in case.items() if name.startswith("r_schedule")}

@@ -38,7 +38,12 @@ def test_the_search_is_the_published_one(seed, keep):
     wanted = torch.tensor([by_hand(one, keep) for one in rows])
     unit = torch.nn.functional.normalize(rows, dim=-1)
     assert torch.equal(farthest(1 - unit @ unit.mT, keep), wanted)
-    assert torch.equal(exported(lambda rows: kept(rows, keep), rows)[:, 0], wanted.sort().values)
+    assert torch.equal(kept(rows, keep)[:, 0], wanted.sort().values)
+
+
+@pytest.mark.parametrize("keep", [1, 17])
+def test_the_graph_is_the_reducer(keep):
+    assert exported(lambda rows: kept(rows, keep, views=2), normal(2, 48, 20)).shape == (2, 1, keep)
 
 
 @pytest.mark.parametrize("keep", [1, 5, 36, 71, 72])

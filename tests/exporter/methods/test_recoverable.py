@@ -18,7 +18,7 @@ SHAPE = Shape(N, Grid(5, 6), tower_layers=3, tower_last=1)
 
 
 def reduced(method, keep, *arrays):
-    """`[B,1+K,C]` and the kept patches of hidden `[B,n,C]`, q and k `[B,H,n,d]`, projected `[B,n,P]`, text `[B,M,P]`."""
+    """`[B,K,C]` and the kept patches, of hidden `[B,n,C]`, q, k `[B,H,n,d]`, projected `[B,n,P]`, text `[B,M,P]`."""
     hidden, q, k, projected, text = arrays
     heads = QKV(q, k, k)
     seen = {1: Seen({"out": hidden}), 2: Seen({"out": projected}, qkv={False: heads, True: heads})}
@@ -39,8 +39,9 @@ def test_golden(path):
     assert len(play_case(path)) == 2
 
 
-def by_hand(hidden, q, k, projected, text, visual, recovered, centres, neighbours):
+def by_hand(picture, visual, recovered, centres, neighbours):
     """One picture, step by step, with the right keys."""
+    hidden, q, k, projected, text = picture
     q, k = (part.transpose(0, 1).flatten(1) for part in (q, k))
     a = ((q[0] @ k.T) / k.shape[1] ** 0.5).softmax(0)[1:].tolist()
     t = (cosine_similarity(projected[1:], text[0], dim=-1) / projected.shape[1] ** 0.5).tolist()
@@ -65,7 +66,7 @@ def by_hand(hidden, q, k, projected, text, visual, recovered, centres, neighbour
 def test_by_hand(split, keep, counts):
     given = arrays()
     found, _ = reduced(Recoverable(split, neighbours=6), keep, *given)
-    wanted = torch.stack([by_hand(*(array[b] for array in given), *counts, 6) for b in range(2)])
+    wanted = torch.stack([by_hand([array[b] for array in given], *counts, 6) for b in range(2)])
     torch.testing.assert_close(found, wanted)
 
 
@@ -116,7 +117,11 @@ def test_the_budget_is_shared_as_published_for_64():
 
 @pytest.mark.parametrize(
     ("name", "value", "says"),
-    [("split", "1/2", "split 1/2 is not"), ("split", "0/0/5", "split 0/0/5 is not"), ("neighbours", "0", "less than 1")],
+    [
+        ("split", "1/2", "split 1/2 is not"),
+        ("split", "0/0/5", "split 0/0/5 is not"),
+        ("neighbours", "0", "less than 1"),
+    ],
 )
 def test_parameters_that_make_no_sense(name, value, says):
     with pytest.raises(UserError, match=says):

@@ -1,5 +1,7 @@
 """ToDRE, stage 1: no vectors were published, so the search is checked against plain loops in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,11 +15,10 @@ from tests.exporter.methods.common import attention, cls_taps, exported, hidden_
 
 def kept(rows, seen, keep, views=1, video=False, has_cls=True, **fields):
     """`rows` `[B,V*N,D]`, `seen` `[B,V*N]`: attention of [CLS], carried from the tower."""
-    batch, width, _ = rows.shape
+    width = rows.shape[1]
     taps = hidden_taps(rows, views=views, video=video, carry={"attention": seen[:, None]})
     shape = Shape(width // views, Grid(1, width // views), views=views, video=video, has_cls=has_cls)
-    object.__setattr__(taps, "shape", shape)
-    return ToDRE(**fields).select(taps, Stage("projected", keep=keep)).indices
+    return ToDRE(**fields).select(replace(taps, shape=shape), Stage("projected", keep=keep)).indices
 
 
 def by_hand(rows, pivot, keep, mode):
@@ -32,7 +33,7 @@ def by_hand(rows, pivot, keep, mode):
 
 
 @pytest.mark.parametrize("mode", ["max-sum", "k-center"])
-@pytest.mark.parametrize("keep", [1, 2, 13, 40])
+@pytest.mark.parametrize("keep", [1, 13])
 def test_the_search_is_the_published_one(mode, keep):
     rows, seen = normal(2, 40, 20), uniform(2, 40)
     wanted = [by_hand(one, int(row.argmax()), keep, mode) for one, row in zip(rows, seen, strict=True)]
@@ -68,7 +69,7 @@ def test_of_several_crops_only_the_whole_picture_starts_of_frames_any():
 
 @pytest.mark.parametrize("mode", ["max-sum", "k-center"])
 def test_a_duplicate_of_a_kept_token_is_kept_last(mode):
-    rows, seen = torch.eye(12)[None].repeat(1, 1, 1), torch.zeros(1, 12)
+    rows, seen = torch.eye(12)[None].clone(), torch.zeros(1, 12)
     rows[0, 9] = rows[0, 3]
     seen[0, 3] = 1
     assert 9 not in kept(rows, seen, 11, mode=mode).flatten().tolist()

@@ -10,17 +10,17 @@ from exporter.methods.zero_tprune import ZeroTPrune, steps, unlike
 from exporter.pagerank import importance, weighted_pagerank
 from exporter.reducer import QKV, Grid, Shape, Stage
 from exporter.registry import method
-from tests.exporter.methods.common import attention, exported, in_turn, normal, shuffled, taps
+from tests.exporter.methods.common import attention, exported, in_turn, normal, taps
 from tests.exporter.methods.tower import pictures, tower_shape, walked
 
 CLIP = Shape(576, Grid(24, 24), tower_layers=24, tower_last=22)
 
 
-def kept(maps, keys, keep, has_cls=True, method=ZeroTPrune(layers="0"), **more):
+def kept(maps, keys, keep, has_cls=True, **more):
     """`maps` `[B,H,n,n]` and `keys` `[B,H,n,d]` of one layer."""
     seen = {0: Seen(attention=maps, qkv={True: QKV(keys, keys, keys)})}
     given = taps(seen, patches=maps.shape[-1] - has_cls, batch=len(maps), has_cls=has_cls, **more)
-    return method.select(given, Stage("tower", 0, keep=keep)).indices
+    return ZeroTPrune().select(given, Stage("tower", 0, keep=keep)).indices
 
 
 def made_up(batch=2, n=26, seed=0):
@@ -124,7 +124,9 @@ def test_every_budget_keeps_that_many_in_order_through_a_whole_tower(keep, has_c
 
 def test_a_whole_tower_exports():
     method = ZeroTPrune(keeps="20,14,9,6", drops="2,3,0,1", layers="0,1,2,4", start="uni")
-    run = exported(lambda x: {"kept": (seen := walked(method, x, 6, 6)[0]).origin, "rows": seen.hidden}, pictures(2, 25))
+    run = exported(
+        lambda x: {"kept": (seen := walked(method, x, 6, 6)[0]).origin, "rows": seen.hidden}, pictures(2, 25)
+    )
     assert run["kept"].shape == (2, 1, 6)
 
 
@@ -142,7 +144,9 @@ def test_the_default_plan():
     plain = Shape(196, Grid(14, 14), tower_layers=12, tower_last=11)
     assert ZeroTPrune().places(plain) == (1, 3, 6, 9, 11)
     windowed = Shape(256, Grid(16, 16), tower_layers=32, tower_last=31, global_layers=(7, 15, 23, 31), has_cls=False)
-    assert ZeroTPrune().places(windowed) == (3, 7, 15, 23, 31)
+    assert ZeroTPrune().places(windowed) == (7, 15, 23, 31)
+    with pytest.raises(UserError, match=r"layers among \(7, 15, 23, 31\)"):
+        ZeroTPrune(layers="3,7").plan(windowed, Budget("64"))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from exporter.sequence import Sequence
 from exporter.stack import Stack, Walk
 from tests.exporter.tiny_stack import WIDTH, Layer
 
+LAYERS = [Layer(seed) for seed in range(12)]  # made before anything is traced
+
 
 def tower_shape(patches, layers, has_cls=True, **more):
     """Of `layers` layers all but the last are used, as in LLaVA."""
@@ -24,7 +26,7 @@ def walked(method, x, keep, layers, has_cls=True, unit=1):
     patches = (x.shape[1] - has_cls) // unit
     shape = tower_shape(patches, layers, has_cls)
     stages = method.plan(shape, Budget(str(keep)))
-    stack = Stack("tower", tuple(Layer(seed).block() for seed in range(layers)))
+    stack = Stack("tower", tuple(layer.block() for layer in LAYERS[:layers]))
     origin = torch.arange(patches).expand(len(x), 1, -1)
     walk = Walk(stack, method, stages, shape, Sequence(x, int(has_cls), patches, origin, unit=unit))
     return walk.run(shape.tower_last + 1), walk.outputs

@@ -1,0 +1,218 @@
+"""FlowCut: flow scores, what they drop, and schedules."""
+
+import pytest
+import torch
+
+from engines.errors import UserError
+from exporter.budget import Budget
+from exporter.calibrate import calibrate
+from exporter.eager_taps import Seen
+from exporter.flow import flow_to_text, inflow, to_prune
+from exporter.methods.flowcut import FlowCut, cuts
+from exporter.recipe import Recipe
+from exporter.reducer import QKV, Grid, Shape, Stage
+from exporter.registry import method
+from tests.exporter.methods.common import attention, exported, golden_paths, in_turn, normal, play_case, taps
+from tests.exporter.methods.tower import LAYERS, pictures, tower_shape, walked
+
+CLIP = Shape(576, Grid(24, 24), tower_layers=24, tower_last=22)
+
+
+@pytest.mark.parametrize("path", golden_paths("flowcut"), ids=lambda path: path.stem)
+def test_golden(path):
+    assert len(play_case(path)) == 4
+
+
+def layer(n=10, has_cls=True, batch=1):
+    q, k, v = (normal(batch, 2, n, 4, seed=seed) for seed in range(3))
+    seen = {0: Seen(attention=attention(batch, 2, n, n), qkv={True: QKV(q, k, v)})}
+    return taps(seen, patches=n - has_cls, has_cls=has_cls, batch=batch), q[0], k[0], v[0]
+
+
+def test_the_score_by_hand():
+    given, _, _, v = layer()
+    a = given.rows(0, "cls")[0, :, 0].mean(0)
+    alive = torch.ones(1, 1, 9)
+    alive[0, 0, 4] = 0
+    left = [j for j in range(1, 10) if j != 5]
+    logits = torch.stack([v[:, 0] @ v[:, j].T for j in [0, *left]], -1).diagonal().T  # [H, all that are alive]
+    e = logits.softmax(-1).mean(0)[1:]
+    strength = v.mean(0).abs().sum(-1)[left]
+    shares, scores = inflow(given, 0, alive)
+    torch.testing.assert_close(shares[0, 0, [j - 1 for j in left]], a[left] / a[left].sum())
+    torch.testing.assert_close(scores[0, 0, [j - 1 for j in left]], (a[left] / a[left].sum() + e / e.sum()) * strength)
+    assert scores[0, 0, 4] == 0
+
+
+def test_without_cls_the_mean_query_looks():
+    given, q, k, v = layer(has_cls=False)
+    alive = torch.ones(1, 1, 10)
+    alive[0, 0, 7] = 0
+    left = [j for j in range(10) if j != 7]
+    a = torch.stack([(k[h, left] @ q[h, left].mean(0) / 2).softmax(-1) for h in range(2)]).mean(0)
+    shares, scores = inflow(given, 0, alive)
+    torch.testing.assert_close(shares[0, 0, left], a)
+    torch.testing.assert_close(scores[0, 0, left], a * v.mean(0).abs().sum(-1)[left])
+    assert scores[0, 0, 7] == 0
+
+
+def test_flow_to_the_last_token_by_hand():
+    given, q, k, v = layer(has_cls=False)
+    given = taps(dict(given.seen), patches=6, has_cls=False)
+    given = type(given)((2,), 6, 10, {0: given.seen[0]}, given.shape)  # two tokens before, two behind
+    given.seen[0].scale = 0.5
+    a = torch.stack([(k[h, 2:8] @ q[h, -1] / 2).softmax(-1) for h in range(2)]).mean(0)
+    e = torch.stack([(v[h, 2:8] @ v[h, -1] / 2).softmax(-1) for h in range(2)]).mean(0)
+    torch.testing.assert_close(flow_to_text(given, 0)[0, 0], (a + e) * v.mean(0).abs().sum(-1)[2:8])
+
+
+def test_how_many_go():
+    alive = torch.ones(2, 1, 100)
+    even = torch.full((1, 1, 100), 0.01)
+    peaked = torch.zeros(1, 1, 100)
+    peaked[..., 3] = 1
+    assert to_prune(even.expand(2, -1, -1), alive, 20, 4, has_cls=True).item() == 0
+    assert to_prune(torch.cat([even, peaked]), alive, 20, 4, has_cls=True).item() == 40  # the batch's maximum
+    assert to_prune(peaked, alive[:1], 91, 4, has_cls=True).item() == 4  # 4.5, halves to even
+    alone = torch.zeros(1, 1, 100)
+    alone[..., 3] = 1
+    assert to_prune(alone, alone, 1, 4, has_cls=True).item() == 0
+
+
+def test_pictures_of_a_batch_share_the_largest_cut():
+    x = pictures(4, 40)
+    x[1] *= 4
+    _, together = walked(FlowCut("exact"), x, 6, 10)
+    first = cuts(tower_shape(40, 10))[0]
+    alone = [walked(FlowCut("exact"), x[b : b + 1], 6, 10)[1][f"tokens.{first}"].item() for b in range(4)]
+    assert together[f"tokens.{first}"].flatten().tolist() == [min(alone)] * 4
+
+
+@pytest.mark.parametrize("has_cls", [True, False])
+@pytest.mark.parametrize("keep", [1, 5, 29, 30])
+def test_exact_is_a_schedule_of_its_own_counts(keep, has_cls):
+    x = pictures(1, 30, has_cls)
+    exact, outputs = walked(FlowCut("exact"), x, keep, 9, has_cls)
+    line = [*(int(found) for found in outputs.values()), keep] if keep < 30 else [30] * len(cuts(tower_shape(30, 9)))
+    fixed, _ = walked(FlowCut(schedule=",".join(map(str, line))), x, keep, 9, has_cls)
+    assert exact.origin.shape == (1, 1, keep)
+    assert torch.equal(exact.origin, fixed.origin)
+    torch.testing.assert_close(exact.hidden, fixed.hidden, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 15, 29, 30])
+@pytest.mark.parametrize("layers", [2, 3, 4, 7])
+def test_every_budget_keeps_that_many_in_order(keep, layers):
+    seen, _ = walked(FlowCut(), pictures(2, 30), keep, layers)
+    assert seen.origin.shape == (2, 1, keep)
+    assert (seen.origin.diff(dim=-1) > 0).all()
+
+
+def test_with_fixed_counts_batch_and_graph_equal_one_at_a_time():
+    def rows(x):
+        return walked(FlowCut(), x, 6, 6)[0].hidden
+
+    x = pictures(3, 20)
+    torch.testing.assert_close(exported(rows, x), in_turn(rows, x))
+
+
+def test_equal_patches_stay_by_index():
+    x = pictures(1, 12)
+    x[:, 1:] = x[:, 1:2]
+    assert walked(FlowCut(), x, 4, 4)[0].origin.flatten().tolist() == [0, 1, 2, 3]
+    assert walked(FlowCut("exact"), x, 4, 4)[0].origin.flatten().tolist() == [0, 1, 2, 3]
+
+
+def test_a_dropped_patch_with_a_high_score_stays_away():
+    """What a picture scored before it was dropped does not bring it back."""
+    x = pictures(1, 30)
+    x[0, 7] *= 30
+    scale = [LAYERS[number].weights.clone() for number in range(8)]
+    try:
+        for number in range(8):
+            LAYERS[number].weights[2] *= 50  # values, and so scores, far above 1
+        seen, outputs = walked(FlowCut("exact"), x, 5, 9)
+        line = ",".join(map(str, [*(int(found) for found in outputs.values()), 5]))
+        fixed, _ = walked(FlowCut(schedule=line), x, 5, 9)
+    finally:
+        for number, weights in enumerate(scale):
+            LAYERS[number].weights.copy_(weights)
+    assert torch.equal(seen.origin, fixed.origin)
+
+
+def test_tokens_of_several_rows_move_together():
+    for name in ("exact", "schedule"):
+        seen, _ = walked(FlowCut(name), pictures(1, 48, False), 5, 4, has_cls=False, unit=4)
+        assert seen.hidden.shape[1] == 20
+
+
+def test_the_plans():
+    stages = FlowCut().plan(CLIP, Budget("64"))
+    assert [stage.layer for stage in stages] == list(range(22))
+    assert [stage.keep for stage in stages if stage.keep][:3] == [535, 495, 456]
+    assert stages[-1] == Stage("tower", 21, keep=64)
+    exact = FlowCut("exact").plan(CLIP, Budget("64"))
+    assert [stage.keep for stage in exact] == [None] * 21 + [64]
+    assert [(stage.layer, stage.left) for stage in exact if hasattr(stage, "left")] == [
+        (layer, 21 - layer) for layer in range(1, 20, 2)
+    ]
+    assert FlowCut().plan(CLIP, Budget("576")) == FlowCut("exact").plan(CLIP, Budget("576")) == ()
+    tiles = Shape(576, Grid(24, 24), tower_layers=24, tower_last=22, views=5)
+    twice = FlowCut(llm=True).plan(tiles, Budget("320"))
+    assert (twice[-2].keep, twice[-1]) == (160, Stage("decoder", 1, keep=320))
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"schedule": "20,9"}, "--param schedule=20,9: give 3 counts from 30 down to 5"),
+        ({"schedule": "20,21,5"}, "down to 5"),
+        ({"schedule": "20,9,6"}, "down to 5"),
+        ({"schedule": "31,9,5"}, "from 30"),
+        ({"llm": True}, "--param llm=true: 1 views of 2 patches do not hold --keep 5"),
+    ],
+)
+def test_plans_that_do_not_fit(fields, says):
+    with pytest.raises(UserError, match=says):
+        FlowCut(**fields).plan(tower_shape(30, 8), Budget("5"))
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"mode": "fast"}, "mode fast is neither schedule nor exact"),
+        ({"schedule": "9 5"}, "schedule 9 5 is no list"),
+        ({"schedule": "9,5", "mode": "exact"}, "mode exact takes no schedule"),
+        ({"entropy": "1.1"}, "entropy 1.1 is not between 0 and 1"),
+    ],
+)
+def test_parameters_that_make_no_sense(params, says):
+    with pytest.raises(UserError, match=says):
+        method("flowcut", params)
+
+
+def test_a_schedule_is_learnt_from_medians():
+    shape = tower_shape(61, 8)
+    stages = FlowCut().probe().plan(shape, Budget("6"))
+    outputs = [
+        {"tokens.1": torch.tensor([[a]]), "tokens.3": torch.tensor([[b]])} for a, b in ((61, 9), (61, 6), (50, 8))
+    ]
+    assert FlowCut().learnt(shape, stages, outputs) == "schedule=61,8,6"
+
+
+def test_calibration_runs_the_exact_mode_on_pictures():
+    name, _, value = calibrate(Recipe(method="flowcut", keep="9"), []).partition("=")
+    assert name == "schedule"
+    counts = [int(count) for count in value.split(",")]
+    assert counts[-1] == 9
+    assert 9 < counts[0] < 144
+    assert method("flowcut", {name: value})
+
+
+def test_calibration_refuses_what_it_cannot_do(tmp_path):
+    with pytest.raises(UserError, match="--method fastervlm: nothing to calibrate; methods that have: .*flowcut"):
+        calibrate(Recipe(method="fastervlm", keep="9"), [])
+    with pytest.raises(UserError, match="that is every patch"):
+        calibrate(Recipe(method="flowcut", keep="144"), [])
+    with pytest.raises(UserError, match="no such picture"):
+        calibrate(Recipe(method="flowcut", keep="9"), [tmp_path / "none.png"])

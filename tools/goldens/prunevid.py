@@ -1,0 +1,56 @@
+"""Vectors of PruneVid before the LLM: the rows of a video; its windows and the rows that are left.
+
+The selection inside the LLM (`llm_*`) is not a part of the method here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exporter.budget import Budget
+from exporter.methods.prunevid import PruneVid
+from exporter.scenes import contiguous, scenes
+from tools.golden import Arrays, Check
+from tools.goldens.video import video_taps
+
+
+def checks(case: Arrays) -> Iterator[Check]:
+    """Labels of frames, windows and their counts; the rows."""
+    names = ("tau", "cluster_ratio", "temporal_segment_ratio")
+    method = PruneVid(mode="exact", **{name: float(case[name]) for name in names})
+    video = torch.from_numpy(case["frames"])
+    shape = video_taps(video[None]).shape
+    (stage,) = method.plan(shape, Budget("1"))
+    assert stage.keep is not None
+    slots, count = stage.keep, len(case["features_out"])
+
+    def windows(video: Tensor) -> Mapping[str, Tensor]:
+        clusters = int(shape.views * method.temporal_segment_ratio)
+        found, merged, single = method.layout(video[None], slots, shape)
+        reach = (found.reach[0] > 0).float()
+        starts = reach.argmax(-1) == torch.arange(shape.views)
+        return {
+            "refined_frame_cluster": contiguous(scenes(video.mean(1)[None], clusters, method.k))[0],
+            "window_sizes": reach.sum(-1).to(torch.int64) * starts,
+            "static_sizes": merged[0],
+            "dynamic_sizes": (reach @ single[0].float()).to(torch.int64) * starts,
+        }
+
+    first = case["window_sizes"].cumsum() - case["window_sizes"]
+    wanted = {name: np.zeros(shape.views, dtype=np.int64) for name in ("window_sizes", "static_sizes", "dynamic_sizes")}
+    for name, values in wanted.items():
+        values[first] = case[name]
+    yield Check("windows", windows, (video,), {"refined_frame_cluster": case["refined_frame_cluster"], **wanted})
+
+    def rows(video: Tensor) -> Mapping[str, Tensor]:
+        chosen = method.select(video_taps(video[None]), stage)
+        assert chosen.indices is not None
+        assert chosen.mix is not None
+        made = chosen.mix[0, 0] @ video.flatten(0, 1)
+        return {"features_out": made[:count], "filled": (chosen.indices >= 0).sum()[None]}
+
+    yield Check("rows", rows, (video,), {"features_out": case["features_out"], "filled": np.array([count])})
