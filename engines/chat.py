@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from engines.geometry import Seen
 from engines.kv import State
-from engines.prompt import Stream
 from engines.sampling import PickTokens
 from engines.session import Session
+from engines.stream import Stream
 from engines.videos import Picture, Video
 
 Message = dict[str, Any]

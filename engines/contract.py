@@ -107,7 +107,7 @@ def _check_parts(geometry: Geometry, inputs: Mapping[str, Sequence[str]]) -> Non
 
 
 def _segment(part: Mapping[str, Any]) -> int:
-    shape = next(port["shape"] for port in part["inputs"] if port["name"] == "input_ids")
+    [shape] = [port["shape"] for port in part["inputs"] if port["name"] == "input_ids"]
     return whole({"segment": shape[1]}, "segment", most=LONGEST_SEGMENT)
 
 

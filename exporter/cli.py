@@ -24,6 +24,11 @@ HELP = {
     "method": "How tokens are selected; `tp-export methods` lists them.",
     "keep": "Tokens to keep per image: a count (64), a ratio (0.11) or a percentage (11%).",
     "param": "A parameter of the method.",
+    "input": "What the model is to look at; by default what its family takes first.",
+    "grid": "A grid of tiles, ROWSxCOLS, of models that cut pictures into tiles; by default all that they know.",
+    "image-size": "Size of pictures, WIDTHxHEIGHT, of models that take any; by default the checkpoint's own.",
+    "frames": "Frames of a video; by default the family's own number.",
+    "aux": "A further checkpoint that the method reads: clip=DIR, the CLIP model whose tower the model has.",
     "target": "What engines are built for: ort-cpu, trt-rtx[:sm86,sm89]; auto is all that this machine can build.",
     "dtype": "Precision of every target; by default each has its own.",
     "output": "The bundle's directory; by default named after model, method and budget.",
@@ -47,6 +52,11 @@ def _option(name: str, *more: str, **settings: Any) -> Callable[[Command], Comma
 @_option("method", default=None)
 @_option("keep", default=None)
 @_option("param", "params", multiple=True, metavar="NAME=VALUE")
+@_option("input", type=click.Choice(["image", "video"]), default=None)
+@_option("grid", "grids", multiple=True, metavar="RxC")
+@_option("image-size", metavar="WxH", default=None)
+@_option("frames", type=int, default=None)
+@_option("aux", multiple=True, metavar="NAME=DIR")
 @_option("target", "targets", multiple=True, default=("auto",), show_default=True)
 @_option("dtype", type=click.Choice(DTYPES), default=None)
 @_option("output", "-o", type=click.Path(path_type=Path), default=None)
@@ -78,14 +88,21 @@ def tp_export(context: click.Context, /, debug: bool, **options: Any) -> None:
         click.echo(context.get_help())
 
 
-def _export(output: Path | None, force: bool, accept_parity: bool, params: tuple[str, ...], **options: Any) -> None:
+def _export(
+    output: Path | None,
+    force: bool,
+    accept_parity: bool,
+    params: tuple[str, ...],
+    aux: tuple[str, ...],
+    **options: Any,
+) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from engines.summary import summary
     from engines.tables import print_tables
     from exporter.export import export
     from exporter.recipe import Recipe
 
-    recipe = Recipe(**options, params=_params(params))
+    recipe = Recipe(**options, params=_pairs("--param", "VALUE", params), aux=_pairs("--aux", "DIR", aux))
     console = Console()
     outcome = export(recipe, output or Path(recipe.name), console, force=force, accept=accept_parity)
     console.print()
@@ -95,12 +112,12 @@ def _export(output: Path | None, force: bool, accept_parity: bool, params: tuple
     console.print(f"Look at {place}/preview.png and {place}/report.html", markup=False, highlight=False, soft_wrap=True)
 
 
-def _params(given: tuple[str, ...]) -> dict[str, str]:
+def _pairs(option: str, what: str, given: tuple[str, ...]) -> dict[str, str]:
     pairs = dict[str, str]()
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise UserError(f"--param {text}: write it as NAME=VALUE")
+            raise UserError(f"{option} {text}: write it as NAME={what}")
         pairs[name] = value
     return pairs
 
@@ -163,6 +180,13 @@ def check(bundle: Path) -> None:
     "--image", "images", multiple=True, type=click.Path(path_type=Path), help="A picture; repeat for several."
 )
 @click.option(
+    "--video",
+    "videos",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A GIF, WebP or APNG animation, or a folder of pictures in the order of their names; comes behind the images.",
+)
+@click.option(
     "--prompt",
     "prompts",
     multiple=True,
@@ -179,15 +203,24 @@ def check(bundle: Path) -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
 @click.option("--target", default="ort-cpu", show_default=True, help="Which of the bundle's engines.")
-def run(bundle: Path, images: tuple[Path, ...], prompts: tuple[str, ...], max_new_tokens: int, **sampling: Any) -> None:
-    """Answer questions about pictures from the engines alone."""
+def run(
+    bundle: Path,
+    images: tuple[Path, ...],
+    videos: tuple[Path, ...],
+    prompts: tuple[str, ...],
+    max_new_tokens: int,
+    **sampling: Any,
+) -> None:
+    """Answer questions about pictures and videos from the engines alone."""
     from engines.chat import Chat
     from engines.images import open_image
     from engines.sampling import Sampler
     from engines.session import Session
+    from engines.videos import Picture, open_video
 
     target = sampling.pop("target")
-    sampler, pictures = Sampler(**sampling), [open_image(path) for path in images]
+    sampler = Sampler(**sampling)
+    pictures: list[Picture] = [*map(open_image, images), *map(open_video, videos)]
     chat = Chat(Session.open(bundle, target))
     if not prompts and sys.stdin and sys.stdin.isatty():
         click.echo("Ask; an empty line is passed over, end with Ctrl-D.", err=True)
@@ -216,7 +249,7 @@ def calibrate(images: tuple[Path, ...], params: tuple[str, ...], **options: Any)
     from exporter.calibrate import calibrate as learn
     from exporter.recipe import Recipe
 
-    click.echo(learn(Recipe(**options, params=_params(params)), images))
+    click.echo(learn(Recipe(**options, params=_pairs("--param", "VALUE", params)), images))
 
 
 @tp_export.command()

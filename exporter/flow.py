@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from exporter.masks import last_place
 from exporter.reducer import Selection, Stage, Taps
 from exporter.scores import attended
 from exporter.select import gather_rows, ranks
@@ -17,10 +18,14 @@ TINY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True)
 class Drop(Stage):
-    """A place where mode exact masks tokens on their way to `target`, `left` layers before the last cut."""
+    """A place where mode exact masks tokens on their way to `target`, `left` layers before the last cut.
+
+    If `coupled`, of each picture as many as of the one that loses most.
+    """
 
     target: int = 0
     left: int = 1
+    coupled: bool = False
 
 
 def inflow(taps: Taps, layer: int, alive: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,37 +49,35 @@ def flow_to_text(taps: Taps, layer: int) -> Tensor:
     """`[B,I,N]` fp32: the same for a decoder layer and the prompt's last token; softmax over each span by itself."""
     attention = taps.span_of(taps.rows(layer, "last", logits=True))[:, :, :, 0].softmax(-1).mean(2)
     v = taps.qkv(layer).v.float().transpose(1, 2)
-    last = gather_rows(v, taps.valid.sum(1, keepdim=True) - 1).transpose(1, 2)
+    last = gather_rows(v, last_place(taps.valid)).transpose(1, 2)
     alike = taps.span_of(last @ v.permute(0, 2, 3, 1))[:, :, :, 0] / v.shape[-1] ** 0.5
     likeness = alike.softmax(-1).mean(2)
     return (_shares(attention) + _shares(likeness)) * _strength(taps, layer)
 
 
 def drop(shares: Tensor, scores: Tensor, alive: Tensor, stage: Drop, *, has_cls: bool) -> Selection:
-    """Mask as many of the lowest scores as the information flow of this batch says."""
-    count = alive.sum(-1, keepdim=True).amax((0, 1), keepdim=True)
-    wish = to_prune(shares, alive, stage.target, stage.left, has_cls=has_cls)
-    keep = (count - wish).clamp(min=stage.target)
+    """Mask as many of the lowest scores as the information flow says."""
+    wish = to_prune(shares, alive, stage, has_cls=has_cls)
+    keep = (alive.sum(-1, keepdim=True) - wish).clamp(min=stage.target)
     still = (ranks(scores + (alive - 1)) < keep).float()
-    tokens = keep[:, 0].long().expand(len(alive), 1)
     return Selection(
         key_bias=HIDDEN * (still - alive),
         carry={"score": scores, "alive": still},
-        outputs={f"tokens.{stage.layer}": tokens},
+        outputs={f"tokens.{stage.layer}": still.sum(-1).long()},
     )
 
 
-def to_prune(shares: Tensor, alive: Tensor, target: int, left: int, *, has_cls: bool) -> Tensor:
-    """How many of the alive go now, `[1,1,1]`: `round((n - target) / sqrt(left) * (1 - H^2))`, the batch's maximum.
+def to_prune(shares: Tensor, alive: Tensor, stage: Drop, *, has_cls: bool) -> Tensor:
+    """How many of the n alive go now, `[B,I,1]`: `round((n - target) / sqrt(left) * (1 - H^2))`.
 
     H is the entropy of `shares` `[B,I,N]` over that of n equal ones; halves round to even.
     """
     count = alive.sum(-1, keepdim=True)
     logs = shares.clamp(min=TINY).log() if has_cls else (shares + 1e-7).log()
     entropy = -(shares * logs).sum(-1, keepdim=True) / count.log().clamp(min=TINY)
-    wish: Tensor = (count - target) / left**0.5 * (1 - entropy * entropy)
-    most: Tensor = wish.amax((0, 1), keepdim=True).round()
-    return most
+    wish: Tensor = (count - stage.target) / stage.left**0.5 * (1 - entropy * entropy)
+    wish = wish.amax((0, 1), keepdim=True) if stage.coupled else wish
+    return wish.round()
 
 
 def _strength(taps: Taps, layer: int) -> Tensor:

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def last_place(valid: Tensor) -> Tensor:
+    """`[B,1]`: the last row of each sequence that holds a token, 0 where none does; `valid` `[B,S]` may have holes."""
+    return torch.where(valid, torch.arange(valid.shape[1]), 0).amax(1, keepdim=True)
+
+
 def visible(valid: Tensor, places: Tensor) -> Tensor:
     """`[B,1,R,S]` bool: the keys that queries at `places` `[B,R]` see in a sequence with `valid` `[B,S]`."""
     keys = torch.arange(valid.shape[1])

@@ -32,7 +32,7 @@ def patchwork(first: Patches, then: Patches, slots: int) -> Selection:
     """
     at = [*first.at, *then.at]
     order = torch.tensor(sorted(range(len(at)), key=at.__getitem__))
-    frames, places, centres = (torch.cat(pair, 1)[:, order] for pair in zip(first[1:], then[1:], strict=True))
+    frames, places, centres = (torch.cat(pair, 1).index_select(1, order) for pair in zip(first[1:], then[1:], strict=True))
     groups, each, length = places.shape[1:]
     filled = packed((centres >= 0).flatten(1), slots)
     row = filled.clamp(min=0)

@@ -33,20 +33,25 @@ def _slots(numbers: Tensor, size: int) -> Tensor:
     tried = _probes(numbers, size)
     taken = torch.zeros(*numbers.shape[:-1], size)
     slots = []
-    for turn in range(numbers.shape[-1]):
-        full = torch.gather(taken, -1, tried[..., turn, :])
-        slot = torch.gather(tried[..., turn, :], -1, full.argmin(-1, keepdim=True))
+    for choice in tried.unbind(-2):
+        full = torch.gather(taken, -1, choice)
+        slot = torch.gather(choice, -1, full.argmin(-1, keepdim=True))
         taken = taken.scatter(-1, slot, 1.0)
         slots.append(slot)
     return torch.cat(slots, -1)
 
 
 def _probes(numbers: Tensor, size: int) -> Tensor:
-    """`[...,P,C]`: slots in the order in which they are tried."""
+    """`[...,P,C]`: slots in the order in which they are tried.
+
+    The jumps written out: the k-th ends at `5^k n + (5^(k-1) + .. + 1) + 5^(k-1) (n >> 5) + 5^(k-2) (n >> 10)`.
+    """
+    powers = [pow(5, k, 32) for k in range(JUMPS)]
+    sums = [sum(powers[:k]) for k in range(JUMPS)]
+    once, twice = [0, *powers[:-1]], [0, 0, *powers[:-2]]
+    number = numbers[..., None]
+    place = number * torch.tensor(powers) + torch.tensor(sums)
+    place = place + (number // 32) * torch.tensor(once) + (number // 1024) * torch.tensor(twice)
+    slot = (place % size)[..., None]
     run = torch.arange(RUN if size > RUN else 1)
-    slot, rest, found = numbers % size, numbers, []
-    for _ in range(JUMPS):
-        found.append(slot[..., None] + torch.where(slot[..., None] + RUN <= size, run, 0))
-        rest = rest // 32
-        slot = (5 * slot + 1 + rest) % size
-    return torch.cat(found, -1)
+    return (slot + torch.where(slot + RUN <= size, run, 0)).flatten(-2)

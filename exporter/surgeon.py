@@ -157,7 +157,7 @@ class Surgeon:
             kwargs = {
                 **kwargs,
                 "attention_mask": future,
-                "position_embeddings": rotary(hidden, self.positions.T[None]),
+                "position_embeddings": rotary(hidden, self.positions.movedim(-1, 0)[None]),
             }
         if self.bias is not None:
             mask, bias = kwargs.get("attention_mask"), self.bias[None, None, None]

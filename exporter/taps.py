@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from exporter.attention import Tape
+from exporter.masks import last_place
 from exporter.reducer import QKV, Point, Rows, Shape
 from exporter.select import gather_rows
 from exporter.sequence import Sequence
@@ -110,7 +111,7 @@ class RecordedTaps:
             return rows
         if rows == "cls":
             return torch.zeros(batch, 1, dtype=torch.int64)
-        return self.valid.sum(1, keepdim=True) - 1
+        return last_place(self.valid)
 
     def _tape(self, layer: int, *, rope: bool) -> Tape:
         if rope and layer in self.records and self.records[layer].tape.q is not None:

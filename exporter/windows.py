@@ -103,12 +103,8 @@ def quotas(windows: Windows, asked: Fraction) -> tuple[Tensor, Tensor]:
     total = moving.sum(-1, keepdim=True) + still.sum(-1, keepdim=True)
     part, whole = asked.numerator, asked.denominator * total
     double = 2 * still * part + whole
-    rounded = _floor(double, 2 * whole)
-    tie = (rounded * 2 * whole == double) & (_floor(rounded, 2) * 2 != rounded)
-    merged = rounded - tie.to(torch.int64)
-    single = _floor(moving * part + whole - 1, whole)
+    tie = (double % (2 * whole) == 0).to(torch.int64)
+    merged = double // (2 * whole)
+    merged = merged - tie * (merged % 2)
+    single = (moving * part + whole - 1) // whole
     return torch.minimum(merged, still), torch.minimum(single, moving)
-
-
-def _floor(value: Tensor, by: Tensor | int) -> Tensor:
-    return torch.div(value, by, rounding_mode="trunc")

@@ -9,6 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
+from engines.forms import view_size
 from exporter import methods
 from exporter.cli import tp_export
 from exporter.export import export
@@ -95,8 +96,14 @@ def test_top_level_keys_are_those_of_the_contract(demo_bundle):
     section = read("docs/bundle.md").split("In `bundle.json`:")[1].split("\n## ")[0]
     keys = {key for row in re.findall(r"^\| (.*?) \|", section, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
     assert keys == told.keys() - {"format", "tp_export", "created"}
-    for place in re.findall(r"`(model|recipe|tokens)\.(\w+)`", read("docs/bundle.md")):
+    for place in re.findall(r"`(model|recipe)\.(\w+)`", read("docs/bundle.md")):
         assert place[1] in told[place[0]]
+
+
+def test_keys_of_a_form_are_those_of_the_contract(demo_bundle):
+    told = json.loads((demo_bundle / "bundle.json").read_text(encoding="utf-8"))
+    section = read("docs/bundle.md").split("\n## Forms of picture")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == told["pictures"][0].keys()
 
 
 @pytest.mark.parametrize("part", ["vision", "embed", "decoder"])
@@ -140,9 +147,10 @@ def written_out(row, told):
 def size(axis, told, group):
     """A symbol as its number; words stay."""
     model = told["model"]
-    height, width = model["image_size"]
+    form = told["pictures"][0]
+    height, width = view_size(form["preprocess"])
     symbols = {
-        "K": told["tokens"]["embedded"], "D": model["hidden_size"], "V": model["vocab_size"], "H": height, "W": width,
+        "K": form["tokens"], "D": model["hidden_size"], "V": model["vocab_size"], "H": height, "W": width,
         "h": model["kv_heads"], "d": model["head_dim"], "I": told["recipe"]["images"], "G": len(told["groups"]),
         "N": group["tokens"],
     }  # fmt: skip

@@ -122,11 +122,12 @@ def grow(pivots: Tensor, rows: Tensor, image: Tensor, keep: int) -> Tensor:
     lengths = pivots.norm(dim=-1)[..., None] * rows.norm(dim=-1)[..., None, :]
     unlike = -(pivots @ rows.transpose(2, 3)) / lengths.clamp(min=EPSILON)
     kept, missing, count = [image], keep - image.shape[-1], pivots.shape[2]
+    taken = torch.zeros(rows.shape[:3])
     for turn in range(count):
         share = -(-missing // (count - turn))
         if share:
-            left = unlike[:, :, turn] - 4 * marked(torch.cat(kept, -1), rows.shape[2])  # a cosine is at most 1
-            kept.append(ranked(left, share))
+            taken = taken.scatter(-1, kept[-1], -4.0)  # a cosine is -1 to 1
+            kept.append(ranked(unlike[:, :, turn] + taken, share))
             missing -= share
     return torch.cat(kept, -1)
 

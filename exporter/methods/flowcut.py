@@ -33,11 +33,12 @@ class FlowCut(Reducer):
     Attributes:
         mode: `schedule` keeps the same number of any picture after a layer, and so saves work in the tower. `exact`
             computes each H: all patches run to the last cut, what was dropped is masked, and the outputs `tokens.LAYER`
-            say how many were left. As in the authors' code the largest number of the batch is dropped of each picture,
-            so a picture's result depends on those beside it.
+            say how many were left.
         schedule: of mode schedule, patches left after each cut, such as `112,83,36`; by default those of `entropy`.
             `tp-export calibrate` finds them for a model and pictures.
         entropy: H wherever no schedule is given, 0 to 1.
+        coupled: of mode exact, drop of each picture of a batch as many as of the one that loses most, as the authors'
+            code does: then a picture's result depends on those beside it, and parity holds for single pictures only.
         llm: as published for LLaVA-NeXT: T/2 patches of each view leave the tower, and after decoder layer 1 the T with
             the largest flow to the prompt's last token stay.
 
@@ -50,6 +51,7 @@ class FlowCut(Reducer):
     arxiv = "2505.19536"
     differences = (
         "counts are fixed, by a rule of ours or calibrated; the authors' code computes them anew, as does mode exact",
+        "mode exact computes them for each picture by itself, the authors' code for the batch (coupled=true)",
         "scores are fp32 and ties go to the lower index; the authors' code ranks in the tower's dtype",
         "every view has the budget for itself and there is no cut in the decoder, unless llm=true",
         "towers without [CLS]: as the authors' code for Qwen2-VL, but whole merged tokens are dropped, not patches",
@@ -58,6 +60,7 @@ class FlowCut(Reducer):
     mode: str = "schedule"
     schedule: str = ""
     entropy: float = 0.8
+    coupled: bool = False
     llm: bool = False
 
     def __post_init__(self) -> None:
@@ -86,7 +89,9 @@ class FlowCut(Reducer):
         last = layers[-1]
 
         def look(layer: int) -> Stage:
-            return Drop("tower", layer, target=keep, left=last - layer) if layer in layers else Stage("tower", layer)
+            if layer not in layers:
+                return Stage("tower", layer)
+            return Drop("tower", layer, target=keep, left=last - layer, coupled=self.coupled)
 
         return (*map(look, range(last)), Stage("tower", last, keep=keep)) if keep < shape.patches else ()
 

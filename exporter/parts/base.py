@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from exporter.family import Family
+from exporter.masks import last_place
 from exporter.reducer import Reducer, Stage
 from exporter.select import gather_rows
 from exporter.stack import Stack, Walk
@@ -96,8 +97,7 @@ class Part(nn.Module):
 
     def last_logits(self, hidden: Tensor, valid: Tensor) -> Tensor:
         """`[B,1,V]`: logits of each sequence's last valid row; a row without any uses its first."""
-        last = (valid.sum(1, keepdim=True) - 1).clamp(min=0)
-        return self.family.head(gather_rows(hidden, last))
+        return self.family.head(gather_rows(hidden, last_place(valid)))
 
     def place_axes(self, rows: tuple[str, ...]) -> tuple[int | str, ...]:
         """The shape of position ids: several numbers a token come first."""

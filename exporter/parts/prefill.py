@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from exporter.masks import last_place
 from exporter.parts.base import FLOAT, Group, Job, Part, Port, mark
 from exporter.select import gather_rows
 from exporter.sequence import Sequence
@@ -92,7 +93,7 @@ def _next_position(sequence: Sequence) -> Tensor:
     """`[B,1]`: one more than the last valid row's, on the axis where it is largest."""
     assert sequence.valid is not None
     assert sequence.positions is not None
-    last = gather_rows(sequence.positions, sequence.valid.sum(1, keepdim=True) - 1)
+    last = gather_rows(sequence.positions, last_place(sequence.valid))
     return (last if last.dim() == sequence.valid.dim() else last.amax(-1)) + 1
 
 

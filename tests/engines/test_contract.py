@@ -107,6 +107,16 @@ def test_parts_and_forms_belong_together():
         parse(raw)
 
 
+@pytest.mark.parametrize(
+    "inputs", [[], [{"name": "input_ids", "shape": [1]}], [{"name": "input_ids", "shape": [1, "L"]}]]
+)
+def test_a_text_part_says_how_long_its_segments_are(inputs):
+    raw = contract(NumpyModel(reads="clip"))
+    raw["parts"]["text"]["inputs"] = inputs
+    with pytest.raises(UserError, match=r"bundle\.json"):
+        parse(raw)
+
+
 def test_a_cut_decoder_takes_pictures_of_one_length():
     raw = contract(NumpyModel(**SPLIT, forms=("tiles",)))
     with pytest.raises(UserError, match="tokens of the forms differ"):

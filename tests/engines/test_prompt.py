@@ -6,7 +6,8 @@ from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from engines.errors import UserError
-from engines.prompt import Prompt, Stream
+from engines.prompt import Prompt
+from engines.stream import Stream
 from tests.engines.numpy_bundle import save_tokenizer
 from tests.engines.numpy_model import IMAGE
 

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
 from engines.errors import UserError
 from engines.images import preprocess
@@ -84,6 +85,17 @@ def test_tiles_are_the_processors_bit_for_bit(size, changes):
     mine = pixel_values(image, tiled(rows, cols, **changes))
     assert mine.dtype == np.float32
     np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_tiles_are_those_of_llava_onevision_too(size):
+    image, changes = picture(size[0], size), {"size": {"height": 32, "width": 32}, "crop": None}
+    pinpoints = [[rows * 32, cols * 32] for rows, cols in GRIDS]
+    processor = LlavaOnevisionImageProcessorPil(size=changes["size"], image_grid_pinpoints=pinpoints, image_mean=MEAN,
+                                                image_std=STD)  # fmt: skip
+    theirs = np.asarray(processor(image, return_tensors="np")["pixel_values"][0])
+    rows, cols = GRIDS[choose(forms(*GRIDS), image)]
+    np.testing.assert_array_equal(pixel_values(image, tiled(rows, cols, **changes)), theirs)
 
 
 def test_views_are_what_the_pixel_values_show():

@@ -18,28 +18,32 @@ from tools.golden import Arrays, Check
 
 def checks(case: Arrays) -> Iterator[Check]:
     """Kept tokens of each layer form in both orders of the pivots; growth order and kept tokens of every span."""
-    embed = DART(pivot_image=int(case["pivot_image"]), pivot_text=int(case["pivot_text"]))
-    count, length = embed.pivots, int(case["image_len"])
-    by_ratio = int(length * (1 - float(case["reduction_ratio"])) / count)
-    for suffix, per in (("", int(case["max_tokens"]) // count), ("_lightcompress", by_ratio)):
-        for order, tail in (("strength", ""), ("cpython", "_cpython")):
-            reducer = replace(embed, form="layer", order=order)
-            yield _layer(case, reducer, embed.pivot_image + count * per, f"kept_indices{suffix}{tail}")
-    yield _embed(case, embed)
+    reducer = DART(pivot_image=int(case["pivot_image"]), pivot_text=int(case["pivot_text"]))
+    yield _layer(case, replace(reducer, form="layer"))
+    yield _embed(case, reducer)
 
 
-def _layer(case: Arrays, reducer: DART, keep: int, name: str) -> Check:
-    start, length = int(case["image_start"]), int(case["image_len"])
+def _layer(case: Arrays, reducer: DART) -> Check:
+    start, length, count = int(case["image_start"]), int(case["image_len"]), reducer.pivots
+    shares = {
+        "kept_indices": int(case["max_tokens"]) // count,
+        "kept_indices_lightcompress": int(length * (1 - float(case["reduction_ratio"])) / count),
+    }
 
     def run(states: Tensor, keys: Tensor) -> Mapping[str, Tensor]:
         seen = {1: Seen({"out": states[None]}, qkv={True: QKV(keys[None], keys[None], keys[None])})}
         taps = EagerTaps((start,), length, len(states), seen, Shape(length, Grid(1, length)))
-        kept = reducer.select(taps, Stage("decoder", 1, keep=keep)).indices
-        assert kept is not None
-        return {name: kept[0, 0] + start}
+        found = {}
+        for name, share in shares.items():
+            stage = Stage("decoder", 1, keep=reducer.pivot_image + count * share)
+            for order, suffix in (("strength", ""), ("cpython", "_cpython")):
+                kept = replace(reducer, order=order).select(taps, stage).indices
+                assert kept is not None
+                found[name + suffix] = kept[0, 0] + start
+        return found
 
     arrays = (torch.from_numpy(case["normed_hidden"]), torch.from_numpy(case["key_states"]))
-    return Check(name, run, arrays, {name: case[name]})
+    return Check("layer", run, arrays, {name: case[name] for key in shares for name in (key, f"{key}_cpython")})
 
 
 def _embed(case: Arrays, reducer: DART) -> Check:

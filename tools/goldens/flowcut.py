@@ -27,7 +27,7 @@ def checks(case: Arrays) -> Iterator[Check]:
     want: dict[str, np.ndarray] = {name: case[name] for name in ("kept_indices", "out_features", "out_cls")}
     left = {f"tokens.{n}": np.full((len(case["x"]), 1), counts[n]) for n in cuts(shape)[:-1] if keep < patches}
     schedule = ",".join(str(counts[n]) for n in cuts(shape))
-    for method, wanted in ((FlowCut("exact"), want | left), (FlowCut(schedule=schedule), want)):
+    for method, wanted in ((FlowCut("exact", coupled=True), want | left), (FlowCut(schedule=schedule), want)):
         yield Check(method.mode, _runner(case, method, shape, keep), (torch.from_numpy(case["x"]),), wanted)
 
 

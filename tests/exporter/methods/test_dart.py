@@ -35,7 +35,7 @@ def deep(states, keys, starts, width, keep, **fields):
 
 @pytest.mark.parametrize("path", golden_paths("dart"), ids=lambda path: path.stem)
 def test_golden(path):
-    assert len(play_case(path)) == 10
+    assert len(play_case(path)) == 4
 
 
 def strongest(values, count):
@@ -79,10 +79,9 @@ def test_layer_takes_text_behind_the_span_and_outside_of_others(keep):
             assert got == sorted(by_hand(rows, torch.cat([rows[image], one[words]]), image, keep))
 
 
-@pytest.mark.parametrize("order", ["strength", "cpython"])
-def test_graphs_are_the_reducer(order):
+def test_the_graph_is_the_reducer():
     states, keys = normal(2, 70, 16), normal(2, 2, 70, 4, seed=3)
-    assert exported(lambda *given: deep(*given, (5,), 40, 20, order=order), states, keys).shape == (2, 1, 20)
+    assert exported(lambda *given: deep(*given, (5, 35), 25, 20), states, keys).shape == (2, 2, 20)
 
 
 def test_the_order_of_the_pivots_matters():

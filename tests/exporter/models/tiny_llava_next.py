@@ -6,7 +6,13 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextForConditionalGeneration, MistralConfig
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    MistralConfig,
+)
 
 from exporter.demo_llava import _train_tokenizer
 from exporter.models.llava_next import LlavaNext
@@ -28,21 +34,24 @@ GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 POINTS = [[rows * TILE, cols * TILE] for rows, cols in GRIDS]  # as the hub's, with smaller tiles
 
 
-def tiny_config(text="llama", *, tied=False):
-    """Nine patches a view, three tower layers, two decoder layers with grouped keys; the demo's vocabulary."""
+def tiny_config(text="llama", *, tied=False, head=8):
+    """Nine patches a view, three tower layers, two decoder layers with grouped keys; the demo's vocabulary.
+
+    TensorRT has fused attention for heads of 32 and more.
+    """
     sizes = {
         "vocab_size": 704,
-        "hidden_size": 16,
+        "hidden_size": 2 * head,
         "intermediate_size": 24,
         "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": head,
         "max_position_embeddings": 512,
         "eos_token_id": 2,
     }
     vision = CLIPVisionConfig(
-        hidden_size=16,
+        hidden_size=2 * head,
         intermediate_size=24,
         num_hidden_layers=3,
         num_attention_heads=2,
@@ -60,10 +69,10 @@ def tiny_config(text="llama", *, tied=False):
     return config
 
 
-def tiny_model(text="llama", *, tied=False):
+def tiny_model(text="llama", *, tied=False, head=8):
     """The stock model, random, eager; every weight differs from every other."""
     torch.manual_seed(0)
-    config = tiny_config(text, tied=tied)
+    config = tiny_config(text, tied=tied, head=head)
     model = LlavaNextForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,0 +1,247 @@
+"""LLaVA-NeXT: its tiles in the authors' order, uncut as transformers has it, every layout of names, real sizes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import LlavaNextImageProcessorPil
+
+from engines.errors import UserError
+from engines.tiles import choose, pixel_values
+from exporter.attention import register
+from exporter.budget import Budget
+from exporter.checkpoint import open_checkpoint
+from exporter.draft import Draft
+from exporter.form import Asked
+from exporter.models.llava_next import LlavaNext
+from exporter.parts.base import Job
+from exporter.parts.vision import VisionPart
+from exporter.plan import make_plan, tokens_after
+from exporter.recipe import Recipe
+from exporter.reference import Reference
+from exporter.registry import family, method
+from exporter.trace import fake_model
+from exporter.weights import match
+from tests.exporter.mistakes import DROP, configure, refused
+from tests.exporter.models.tiny_llava_next import GRIDS, LAYOUTS, TILE, tiny_config, tiny_model, write
+from tests.exporter.tiny_llava import renamed
+
+NONE = method("none")
+IMAGE = 700
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llava-next")
+    write(folder, tiny_model())
+    return folder
+
+
+@pytest.fixture
+def copy(checkpoint, tmp_path):
+    """A checkpoint to be damaged."""
+    for file in checkpoint.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def picture(path, width, height):
+    """Noise, so that no two patches are alike."""
+    noise = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def forms(config, *grids):
+    return LlavaNext.forms(config, Asked(grids=grids))
+
+
+def test_it_is_found_by_its_architecture(checkpoint):
+    assert family(json.loads((checkpoint / "config.json").read_text()), "") is LlavaNext
+
+
+def test_a_form_for_each_grid_in_the_checkpoints_order(checkpoint):
+    made = forms(tiny_config())
+    assert [form.tiles for form in made] == list(GRIDS)
+    assert [form.part for form in made] == [f"vision.{rows}x{cols}" for rows, cols in GRIDS]
+    assert [form.views for form in made] == [3, 3, 5, 4, 4]
+    assert [form.part for form in forms(tiny_config(), "3x1", "1x2")] == ["vision.1x2", "vision.3x1"]
+    assert [form.part for form in forms(tiny_config(), "2x2", "2x2")] == ["vision"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (Asked(grids=("3x3",)), "--grid 3x3: the checkpoint allows 1x2, 2x1, 2x2, 3x1, 1x3"),
+        (Asked(grids=("2",)), "--grid 2: write two numbers"),
+        (Asked(input="video"), "--input video: LLaVA-NeXT takes pictures only"),
+        (Asked(size="8x8"), "--image-size: LLaVA-NeXT has no choice there"),
+        (Asked(frames=8), "--frames: LLaVA-NeXT has no choice there"),
+    ],
+)
+def test_what_it_cannot_take(asked, says):
+    with pytest.raises(UserError) as error:
+        LlavaNext.forms(tiny_config(), asked)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["llama", "mistral"])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_every_layout_of_names_gives_every_parameter_its_own_tensor(tmp_path, layout, text):
+    model = tiny_model(text)
+    write(tmp_path, model, layout)
+    assert LlavaNext.load_config(tmp_path).text_config.model_type == text
+    found = match(LlavaNext(model.config, model), open_checkpoint(tmp_path))
+    assert found.keys() == dict(model.named_parameters()).keys()
+    for name, parameter in model.named_parameters():
+        assert LlavaNext.module_key(renamed(name, layout)) == name
+        raw = (tmp_path / found[name].file).read_bytes()[found[name].offset :][: found[name].nbytes]
+        assert torch.equal(torch.frombuffer(bytearray(raw), dtype=torch.float16), parameter.half().flatten()), name
+    stock = LlavaNext.reference(tmp_path)
+    assert all(torch.equal(value, dict(stock.named_parameters())[name].half()) for name, value in halves(model))
+
+
+def halves(model):
+    return [(name, parameter.half()) for name, parameter in model.named_parameters()]
+
+
+def test_what_transformers_saves_is_read(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    found = match(LlavaNext(model.config, model), open_checkpoint(tmp_path))
+    assert found.keys() == dict(model.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("number", range(len(GRIDS)))
+@pytest.mark.parametrize("text", ["llama", "mistral"])
+def test_uncut_it_is_transformers_own_forward(checkpoint, tmp_path, number, text):
+    """For a picture with the canvas' own proportions, where unpadding has nothing to take away."""
+    model = tiny_model(text)
+    form = forms(model.config)[number]
+    own = LlavaNext(model.config, model, form)
+    rows, cols = form.tiles
+    path = picture(tmp_path / "a.png", cols * TILE * 3, rows * TILE * 3)
+    pixels, sizes = own.stock_pixels(checkpoint, path), torch.tensor([[rows * TILE * 3, cols * TILE * 3]])
+    sight = Reference(own, NONE, ()).see(pixels)
+    wanted = model.get_image_features(pixels, sizes).pooler_output[0]
+    torch.testing.assert_close(sight.embeds, wanted, atol=1e-5, rtol=1e-5)
+    assert len(wanted) == own.shape(1).tokens + own.added
+    assert sight.kept.tolist() == list(range(len(wanted)))
+    ids = [1, 5, IMAGE, 9, 11]
+    logits = Reference(own, NONE, ()).read(ids, [sight], []).logits
+    expanded = torch.tensor([[1, 5, *[IMAGE] * len(wanted), 9, 11]])
+    with torch.no_grad():
+        stock = model(input_ids=expanded, pixel_values=pixels, image_sizes=sizes).logits[:, -1]
+    torch.testing.assert_close(logits, stock, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("keep", [1, 4, 9])
+def test_cut_it_is_the_stock_tower_with_rows_picked_in_the_stitched_order(checkpoint, tmp_path, keep):
+    """Everything done again by hand on stock modules: attention of [CLS], patches of each view, order of the canvas."""
+    model = tiny_model()
+    form = forms(model.config, "2x2")[0]
+    own = LlavaNext(model.config, model, form)
+    pixels = own.stock_pixels(checkpoint, picture(tmp_path / "a.png", 50, 31))
+    reducer = method("fastervlm")
+    stages = make_plan("fastervlm", reducer, own.shape(1), Budget(str(keep)))
+    with torch.no_grad():
+        sight = Reference(own, reducer, stages).see(pixels)
+        seen = model.model.vision_tower(pixels[0], output_hidden_states=True, output_attentions=True)
+        best = seen.attentions[-2][:, :, 0, 1:].mean(1).topk(keep).indices.sort(-1).values
+        rows = model.model.multi_modal_projector(seen.hidden_states[-2][:, 1:])
+    spots = []
+    for view, picks in enumerate(best.tolist()):
+        for place in picks:
+            down, right = divmod(place, 3)
+            tile_down, tile_right = divmod(view - 1, 2)
+            canvas = (0, place, 0) if view == 0 else (1, tile_down * 3 + down, tile_right * 3 + right)
+            spots.append((canvas, view * 9 + place, rows[view, place]))
+    spots.sort(key=lambda spot: spot[0])
+    assert sight.kept.tolist() == [number for _, number, _ in spots]
+    torch.testing.assert_close(sight.embeds, torch.stack([row for *_, row in spots]))
+
+
+@pytest.mark.parametrize("size", [(24, 24), (50, 20), (20, 50), (300, 40), (37, 41), (1, 30), (12, 12), (480, 640)])
+def test_the_runtime_prepares_what_the_checkpoints_processor_does(checkpoint, tmp_path, size):
+    path = picture(tmp_path / "a.png", *size)
+    draft = Draft.of(Recipe(model=str(checkpoint), method="none"))
+    with Image.open(path) as image:
+        wanted = LlavaNextImageProcessorPil.from_pretrained(checkpoint)(image, return_tensors="np")["pixel_values"]
+        planned = draft.planned[choose(runtime_forms(draft), image)]
+        assert np.array_equal(pixel_values(image, planned.preprocess), wanted[0])
+    own = LlavaNext(draft.config, torch.nn.Module(), planned.form)
+    assert np.array_equal(own.stock_pixels(checkpoint, path).numpy(), wanted)
+
+
+def runtime_forms(draft):
+    from engines.forms import parse_forms
+    from exporter.contract import _picture
+
+    return parse_forms([_picture(each) for each in draft.planned], draft.facts.hidden_size)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "says"),
+    [
+        ("config.json", {"image_grid_pinpoints": [[13, 24]]}, "image_grid_pinpoints holds [13, 24]: each must be"),
+        ("config.json", {"image_grid_pinpoints": [[24]]}, "image_grid_pinpoints holds [24]"),
+        ("config.json", {"image_grid_pinpoints": []}, "image_grid_pinpoints must hold resolutions"),
+        ("config.json", {"image_grid_pinpoints": [[1200, 1200]]}, "of at most 64 tiles"),
+        ("config.json", {"text_config__model_type": "qwen2"}, "text_config.model_type is 'qwen2'; supported: llama"),
+        ("config.json", {"vision_feature_select_strategy": "full"}, "supported: default"),
+        ("config.json", {"vision_feature_layer": [-2, -3]}, "vision_feature_layer is [-2, -3]"),
+        ("config.json", {"image_token_index": 9999}, "image_token_id is 9999"),
+        ("preprocessor_config.json", {"image_grid_pinpoints": [[24, 24]]}, "differs from config.json's"),
+        ("preprocessor_config.json", {"do_center_crop": False}, "do_center_crop is false"),
+        ("preprocessor_config.json", {"crop_size": 24}, "makes pictures of (24, 24)"),
+        ("preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"}, "LlavaNextImageProcessor"),
+    ],
+)
+def test_checkpoints_that_it_cannot_export(copy, file, changes, says):
+    configure(copy, file, **changes)
+    refused("--model", copy, "--method", "none", "--target", "ort-cpu", says=says)
+
+
+def test_a_mistral_that_forgets_is_refused(tmp_path):
+    write(tmp_path, tiny_model("mistral"))
+    configure(tmp_path, text_config__sliding_window=8)
+    refused("--model", tmp_path, "--method", "none", says="text_config.sliding_window is 8; supported: None")
+    configure(tmp_path, text_config__sliding_window=DROP)  # transformers then takes 4096
+    refused("--model", tmp_path, "--method", "none", says="text_config.sliding_window is 4096")
+
+
+def real(text):
+    """Configs as the hub has them: v1.6 vicuna 7B and 13B, mistral 7B."""
+    from transformers import LlavaNextConfig
+
+    vision = {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14, "hidden_size": 1024}
+    vision |= {"intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24, "projection_dim": 768}
+    texts = {
+        "7b": {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32},
+        "13b": {"model_type": "llama", "hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40},
+        "mistral": {"model_type": "mistral", "hidden_size": 4096, "num_key_value_heads": 8, "sliding_window": None},
+    }
+    texts["7b"] |= {"intermediate_size": 11008}
+    texts["13b"] |= {"intermediate_size": 13824}
+    return LlavaNextConfig(vision_config=vision, text_config={**texts[text], "vocab_size": 32064})
+
+
+@pytest.mark.parametrize(("name", "width"), [("7b", 4096), ("13b", 5120), ("mistral", 4096)])
+@pytest.mark.parametrize(("grid", "rows"), [("1x2", 1752), ("2x2", 2928), ("3x1", 2376)])
+def test_real_sizes(name, width, grid, rows):
+    """Plans and shapes, without a single weight: 640, 320 and 160 of 2880 are the papers' budgets."""
+    own, mode = fake_model(LlavaNext, real(name), "fp16", register())
+    own = own.of(forms(own.config, grid)[0])
+    views, pixels = own.form.views, torch.zeros(1, *own.pixels, dtype=torch.float16)
+    reducer = method("fastervlm")
+    stages = make_plan("fastervlm", reducer, own.shape(1), Budget("5%"))
+    for plan, count in (((), rows), (stages, 29 * views)):
+        assert tokens_after(plan, own.shape(1)) + (0 if plan else own.added) == count
+        with mode, torch.no_grad():
+            embeds, kept = VisionPart(Job(own, reducer if plan else NONE, plan))(mode.from_tensor(pixels))
+        assert embeds.shape == (1, count, width)
+        assert kept.shape == (1, count)
+    costs = own.geometry(29 * views)
+    assert (costs.views, costs.tower_tokens, costs.tower_layers, costs.d) == (views, 577, 23, width)
