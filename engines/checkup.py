@@ -41,7 +41,7 @@ def check_precision(bundle: Bundle, dtype: str) -> list[Row]:
 def graphs(bundle: Bundle, dtype: str) -> Session:
     """The bundle's graphs of one precision in ONNX Runtime, whatever targets it was built for."""
     raw: dict[str, Any] = bundle.contract
-    image_token = contract.parse(raw).geometry.image_token_id
+    prompt = Prompt.of(bundle.dir, contract.parse(raw).geometry)
     load = engine("ort-cpu").load
     parts = {name: load(bundle.dir / part["files"][dtype]) for name, part in raw["parts"].items()}
-    return Session(raw, parts, Prompt(bundle.dir, image_token), dtype)
+    return Session(raw, parts, prompt, dtype)

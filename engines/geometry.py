@@ -52,6 +52,11 @@ class Geometry:
         return frozenset({self.image_token_id, *(form.token_id for form in self.forms)})
 
     @property
+    def video_token_id(self) -> int | None:
+        """The token that stands for a video; None where no form is one."""
+        return next((form.token_id for form in self.forms if form.kind == "video"), None)
+
+    @property
     def filler(self) -> int:
         """A token for padding: any but a placeholder, because the embed part counts these."""
         return next(token for token in count() if token not in self.placeholders)

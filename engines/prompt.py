@@ -9,13 +9,15 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from engines.errors import UserError
+from engines.geometry import Geometry
 from engines.json_file import read_object
 from engines.template import Template
 
 # LLaVA-1.5's form, for checkpoints without a template.
 DEFAULT_TEMPLATE = """\
 {%- for message in messages -%}
-{{ message.role | upper }}: {% for part in message.content if part.type == 'image' %}{{ image_token }}
+{{ message.role | upper }}: {% for part in message.content if part.type != 'text' -%}
+{{ video_token if part.type == 'video' else image_token }}
 {% endfor %}
 {%- for part in message.content if part.type == 'text' %}{{ part.text }} {% endfor %}
 {%- endfor -%}
@@ -34,24 +36,37 @@ class Prompt:
             names the special tokens that templates may use.
         image_token_id: The token that stands for one picture.
         template: A chat template to use instead.
+        video_token_id: The token that stands for one video, if there are any.
 
     Raises:
         UserError: A file is missing or damaged, or the tokenizer has no such token.
     """
 
-    def __init__(self, directory: Path, image_token_id: int, template: str | None = None) -> None:
+    def __init__(
+        self, directory: Path, image_token_id: int, template: str | None = None, video_token_id: int | None = None
+    ) -> None:
         self.directory, self._path = directory, directory / "tokenizer.json"
         self._tokenizer = open_tokenizer(self._path)
-        image_token = self._tokenizer.id_to_token(image_token_id)
-        if image_token is None:
-            raise UserError(f"{self._path}: has no token {image_token_id}, the image token")
+        tokens = {"image": image_token_id, "video": video_token_id}
+        known = {f"{kind}_token": self._token(kind, number) for kind, number in tokens.items() if number is not None}
         path = directory / "chat_template.jinja"
         if template is None:
             template = read_text(path) if path.exists() else DEFAULT_TEMPLATE
         self._template = Template(template, f"{directory}'s chat template")
         named = _named_tokens(directory / "tokenizer_config.json")
-        self._values = {"tools": None, "documents": None, **named, "image_token": image_token}
+        self._values = {"tools": None, "documents": None, **named, **known}
         self._bos: str | None = named.get("bos_token")
+
+    @classmethod
+    def of(cls, directory: Path, geometry: Geometry) -> "Prompt":
+        """Of a bundle with this geometry."""
+        return cls(directory, geometry.image_token_id, video_token_id=geometry.video_token_id)
+
+    def _token(self, kind: str, number: int) -> str:
+        found: str | None = self._tokenizer.id_to_token(number)
+        if found is None:
+            raise UserError(f"{self._path}: has no token {number}, the {kind} token")
+        return found
 
     def render(self, messages: Messages, *, add_generation_prompt: bool = True) -> str:
         """Writes a conversation as the text that the model was trained on.

@@ -59,7 +59,7 @@ class Session:
             UserError: The bundle is damaged, or has no such engines.
         """
         opened = open_bundle(Path(bundle))
-        prompt = Prompt(opened.dir, facts.parse(opened.contract).geometry.image_token_id)
+        prompt = Prompt.of(opened.dir, facts.parse(opened.contract).geometry)
         dtype, files = facts.engine_files(opened.contract, target, dtype)
         backend = engine(target.partition(":")[0])
         parts = {part: backend.load(opened.dir / name) for part, name in files.items()}

@@ -143,7 +143,7 @@ class Draft:
     def _check_room(self) -> None:
         """A question about the pictures and its answer fit into the cache and the model's positions."""
         questions = [question.text for shown in pictures("general") for question in shown.questions]
-        asked = check_prompt(self.checkpoint.dir, self.facts, questions) + ANSWER
+        asked = check_prompt(self.checkpoint.dir, self.facts, questions, self.main.form.kind) + ANSWER
         need, limit = self.images * self.tokens + asked, self.facts.max_positions
         if need > limit:
             raise UserError(

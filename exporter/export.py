@@ -112,14 +112,17 @@ class _Run:
     def _cases(self) -> list[Case]:
         draft = self.draft
         drawn = pictures("demo" if draft.recipe.model == "demo" else "general")
-        prompt = Prompt(self.root, draft.facts.image_token_id)
-        return write_cases(drawn, QUESTIONS, prompt, self.root / "parity")
+        return write_cases(drawn, QUESTIONS, self._prompt(), draft.main.form.kind, self.root / "parity")
+
+    def _prompt(self) -> Prompt:
+        facts = self.draft.facts
+        return Prompt(self.root, facts.image_token_id, video_token_id=facts.video_token_id)
 
     def _session(self, told: Mapping[str, Any], dtype: str, mark: str) -> Session:
         """The unpublished graphs, in ONNX Runtime on this machine."""
         load = engine("ort-cpu").load
         parts = {name: load(self.root / "onnx" / f"{mark}{name}.{dtype}.onnx") for name in told["parts"]}
-        return Session(told, parts, Prompt(self.root, self.draft.facts.image_token_id), dtype)
+        return Session(told, parts, self._prompt(), dtype)
 
     def _speed(self, pruned: Session, case: Case) -> list[Pair]:
         """Time the dense model beside the pruned one, where it fits; its graphs do not stay."""

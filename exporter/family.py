@@ -33,6 +33,7 @@ class Facts:
     kv_heads: int
     head_dim: int
     max_positions: int
+    video_token_id: int | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from engines.json_file import read_object
 from engines.prompt import Prompt, read_text
 from exporter.checkpoint import Checkpoint
 from exporter.family import Facts
+from exporter.form import Kind
 from exporter.publish import place
 
 TOKENIZER = "tokenizer.json"
@@ -57,8 +58,8 @@ def chat_template(checkpoint: Path) -> str | None:
     return None
 
 
-def check_prompt(checkpoint: Path, facts: Facts, questions: Sequence[str]) -> int:
-    """Asks about one picture with the checkpoint's own template and tokenizer.
+def check_prompt(checkpoint: Path, facts: Facts, questions: Sequence[str], kind: Kind = "image") -> int:
+    """Asks about one picture or video with the checkpoint's own template and tokenizer.
 
     Returns:
         How many tokens the first question takes, the picture as one.
@@ -72,13 +73,14 @@ def check_prompt(checkpoint: Path, facts: Facts, questions: Sequence[str]) -> in
         raise UserError(
             f"{checkpoint}: no {TOKENIZER}; save the tokenizer with transformers' save_pretrained, which writes it"
         )
-    prompt = Prompt(checkpoint, facts.image_token_id, chat_template(checkpoint))
-    content = [{"type": "image"}, {"type": "text", "text": questions[0]}]
+    prompt = Prompt(checkpoint, facts.image_token_id, chat_template(checkpoint), facts.video_token_id)
+    content = [{"type": kind}, {"type": "text", "text": questions[0]}]
     ids = prompt.encode(prompt.render([{"role": "user", "content": content}]))
-    if (places := ids.count(facts.image_token_id)) != 1:
+    token = facts.image_token_id if kind == "image" else facts.video_token_id
+    if (places := ids.count(token)) != 1:
         raise UserError(
-            f"{checkpoint}: template and tokenizer write one picture as {places} tokens of number "
-            f"{facts.image_token_id}, config.json's image token: it must be one"
+            f"{checkpoint}: template and tokenizer write one {kind} as {places} tokens of number "
+            f"{token}, config.json's {kind} token: it must be one"
         )
     if (highest := max(ids + prompt.encode(" ".join(questions)))) >= facts.vocab_size:
         raise UserError(f"{path} writes token {highest}; the model's vocabulary ends at {facts.vocab_size - 1}")

@@ -38,6 +38,7 @@ def facts(family: str, text: Any, sizes: Widths, directory: Path) -> Facts:
         kv_heads=sizes.kv_heads,
         head_dim=sizes.head_dim,
         max_positions=text.max_position_embeddings,
+        video_token_id=sizes.placeholders[1] if len(sizes.placeholders) > 1 else None,
     )
 
 

@@ -32,13 +32,15 @@ def patchwork(first: Patches, then: Patches, slots: int) -> Selection:
     """
     at = [*first.at, *then.at]
     order = torch.tensor(sorted(range(len(at)), key=at.__getitem__))
-    frames, places, centres = (torch.cat(pair, 1).index_select(1, order) for pair in zip(first[1:], then[1:], strict=True))
-    groups, each, length = places.shape[1:]
+    frames, places, centres = (
+        torch.cat(pair, 1).index_select(1, order) for pair in zip(first[1:], then[1:], strict=True)
+    )
+    each, length = places.shape[2:]
     filled = packed((centres >= 0).flatten(1), slots)
     row = filled.clamp(min=0)
-    group = gather_rows((torch.arange(groups * each) // each).expand(row.shape[0], -1), row)
-    over_time = gather_rows(frames, group) * (filled >= 0).unsqueeze(-1)
-    mix = over_time.unsqueeze(-1) * gather_rows(places.flatten(1, 2), row).unsqueeze(-2)
+    frames = frames.unsqueeze(2).expand(-1, -1, each, -1)
+    time, place = (gather_rows(weights.flatten(1, 2), row) for weights in (frames, places))
+    mix = (time * (filled >= 0).unsqueeze(-1)).unsqueeze(-1) * place.unsqueeze(-2)
     stands = centres + torch.tensor(at)[order][:, None] * length
     index = torch.where(filled < 0, EMPTY, gather_rows(stands.flatten(1), row))
     return Selection(indices=index[:, None], mix=mix.flatten(2)[:, None], mix_rows=tuple(range(slots)))

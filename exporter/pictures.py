@@ -1,10 +1,15 @@
 """The pictures that ship with tp-export, and the questions asked about them."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
+
+from PIL import Image
+
+SCREEN, FRAMES = (256, 192), 8  # of an animation: pixels, and frames of each scene
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,19 @@ class Picture:
 
     path: Path
     questions: tuple[Question, ...]
+
+
+def animate(scenes: Sequence[Path], place: Path) -> None:
+    """Write pictures as one animation without losses: each is a scene in which a part of the picture moves."""
+    frames = []
+    for path in scenes:
+        with Image.open(path) as image:
+            still = image.convert("RGB").resize(SCREEN)
+        moving = still.crop((0, 0, SCREEN[0] // 2, SCREEN[1] // 2))
+        for step in range(FRAMES):
+            frames.append(still.copy())
+            frames[-1].paste(moving, (step * SCREEN[0] // 16, step * SCREEN[1] // 16))
+    frames[0].save(place, format="PNG", save_all=True, append_images=frames[1:], duration=200)
 
 
 def pictures(kind: Literal["demo", "general"]) -> list[Picture]:

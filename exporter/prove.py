@@ -15,21 +15,25 @@ from engines.prompt import Prompt
 from engines.session import Session
 from exporter.clip_aux import loaded
 from exporter.draft import Draft
-from exporter.pictures import Picture
+from exporter.form import Kind
+from exporter.pictures import Picture, animate
 from exporter.progress import Reporter
 from exporter.publish import place
 from exporter.reference import Reference
 from exporter.witness import Witness, save_reference
 
 
-def write_cases(pictures: Sequence[Picture], questions: int, prompt: Prompt, folder: Path) -> list[Case]:
-    """Copy the pictures into the bundle and lay down what is asked of each."""
+def write_cases(pictures: Sequence[Picture], questions: int, prompt: Prompt, kind: Kind, folder: Path) -> list[Case]:
+    """Put the pictures into the bundle, or videos made of them, and lay down what is asked of each."""
     folder.mkdir(parents=True)
     cases = []
-    for picture in pictures:
-        place(picture.path, folder / picture.path.name)
+    for number, picture in enumerate(pictures):
+        if kind == "video":
+            animate([shown.path for shown in (*pictures[number:], *pictures[:number])], folder / picture.path.name)
+        else:
+            place(picture.path, folder / picture.path.name)
         for question in picture.questions[:questions]:
-            content = [{"type": "image"}, {"type": "text", "text": question.text}]
+            content = [{"type": kind}, {"type": "text", "text": question.text}]
             text = prompt.render([{"role": "user", "content": content}])
             cases.append(Case(picture.path.name, question.text, text, prompt.encode(text), question.answer))
     (folder / "cases.json").write_text(json.dumps([asdict(case) for case in cases], indent=1))

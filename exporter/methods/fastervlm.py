@@ -30,6 +30,7 @@ class FasterVLM(Reducer):
         "the head mean is taken in fp32 and ties go to the lower index; the authors' code ranks in the tower's dtype",
         WITHOUT_CLS,
     )
+
     def plan(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
         """One cut, behind the last tower layer that is used."""
         return (Stage("tower", shape.tower_last, keep=budget.count(shape.patches)),)

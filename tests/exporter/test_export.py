@@ -108,7 +108,7 @@ def test_another_budget_reuses_what_it_does_not_touch(demo_bundle, tmp_path):
     lines = {line.split(": ")[0].split("] ")[1]: line for line in console.export_text().splitlines() if "] " in line}
     assert "reused" in lines["trace decoder in fp32"]
     assert "reused" not in lines["trace vision in fp32"]
-    assert outcome.contract["tokens"] == {"patches": 144, "embedded": 16}
+    assert outcome.contract["pictures"][0]["tokens"] == 16
 
 
 def test_dense_keeps_every_patch(demo_bundle, tmp_path):
@@ -126,7 +126,7 @@ def test_llava_geometry_with_the_hubs_names(tmp_path):
     recipe = Recipe(model="demo:llava-1.5", method="fastervlm", keep="64", targets=("ort-cpu", "trt-rtx:sm89"))
     outcome = export(recipe, tmp_path / "llava", Console(quiet=True))
     assert outcome.parity["verdict"] == "pass"
-    assert outcome.contract["tokens"] == {"patches": 576, "embedded": 64}
+    assert outcome.contract["pictures"][0]["tokens"] == 64
     assert len(list((outcome.path / "onnx").glob("*.safetensors"))) >= 2
     assert outcome.contract["engines"]["trt-rtx"]["options"] == ["sm89"]
     swapped = [row for row in outcome.parity["cases"]["fp32"] if row["level"] == "indices"]

@@ -10,7 +10,7 @@ from exporter.demo import demo_checkpoint
 from exporter.checkpoint import Checkpoint
 from exporter.furnish import chat_template, check_prompt, furnish
 
-FACTS = SimpleNamespace(image_token_id=4, vocab_size=68)  # the demo's
+FACTS = SimpleNamespace(image_token_id=4, video_token_id=None, vocab_size=68)  # the demo's
 JINJA = "{{ messages[0]['content'] }} fertig: é ende"
 
 

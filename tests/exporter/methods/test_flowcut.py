@@ -78,21 +78,20 @@ def test_how_many_go():
     assert wish(20) == [0, 40]
     assert wish(20, coupled=True) == [40]
     assert wish(91) == [0, 4]  # 4.5: halves to even
-    assert wish(1, alive=flow[1:])[0] == 0  # one is left: no entropy to divide by
+    assert wish(1, alive=flow[1:])[1] == 0  # one is left: no entropy to divide by
 
 
 def test_only_if_coupled_a_picture_depends_on_those_beside_it():
-    x = pictures(4, 40)
-    x[1] *= 4
-    first = f"tokens.{cuts(tower_shape(40, 10))[0]}"
+    given, *_ = layer(41, batch=3)
+    given.seen[0].attention[1] = attention(2, 41, 41, spread=6.0)
 
-    def left(x, coupled):
-        return walked(FlowCut("exact", coupled=coupled), x, 6, 10)[1][first]
+    def left(coupled):
+        chosen = FlowCut("exact", coupled=coupled).select(given, Drop("tower", 0, target=5, left=2, coupled=coupled))
+        assert torch.equal((chosen.key_bias == 0).sum(-1), chosen.outputs["tokens.0"])
+        return chosen.outputs["tokens.0"]
 
-    alone = in_turn(lambda x: left(x, coupled=True), x)
-    assert len(alone.unique()) > 1
-    assert torch.equal(left(x, coupled=False), alone)
-    assert torch.equal(left(x, coupled=True), alone.amin().expand(4, 1))
+    assert len(left(coupled=False).unique()) == 3
+    assert torch.equal(left(coupled=True), left(coupled=False).amin().expand(3, 1))
 
 
 @pytest.mark.parametrize("has_cls", [True, False])
