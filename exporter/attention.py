@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,19 @@ class Tape:
     scale: float = 1.0
 
 
+_LISTENING: list[Tape] = []
+
+
+@contextmanager
+def listening(tape: Tape) -> Iterator[None]:
+    """Record the attention within, for modules that pass nothing on."""
+    _LISTENING.append(tape)
+    try:
+        yield
+    finally:
+        _LISTENING.pop()
+
+
 def fused(
     module: torch.nn.Module,  # noqa: ARG001
     query: Tensor,
@@ -30,10 +45,11 @@ def fused(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
-    tape: Tape,
+    tape: Tape | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention for transformers' registry: `[B,H,n,d]` in, `[B,n,H,d]` out."""
+    tape = _LISTENING[-1] if tape is None else tape
     if tape.past is not None:
         key, value = torch.cat([tape.past[0], key], 2), torch.cat([tape.past[1], value], 2)
     tape.q, tape.k, tape.v, tape.scale = query, key, value, scaling

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exporter.attention import Tape
+from exporter.attention import Tape, listening
 from exporter.reducer import Grid
 from exporter.stack import Block, Rope, Stack
 
@@ -37,7 +37,8 @@ def restore_positions(tower: Any) -> None:
 
 def _block(layer: Any) -> Block:
     def attention(x: Tensor, mask: Tensor | None, rope: Rope | None, tape: Tape) -> Tensor:  # noqa: ARG001
-        out: Tensor = layer.self_attn(x, attention_mask=mask, tape=tape)[0]
+        with listening(tape):
+            out: Tensor = layer.self_attn(x, attention_mask=mask)[0]
         return out
 
     return Block(layer.layer_norm1, attention, layer.layer_norm2, layer.mlp)

@@ -60,7 +60,9 @@ def check_llama(text: Section) -> None:
     text.whole("num_hidden_layers", most=LAYERS)
     text.whole("max_position_embeddings", most=POSITIONS)
     text.multiple("num_attention_heads", "num_key_value_heads")
-    if text.whole("head_dim") % 2:
+    if text.get("head_dim", None) is None:  # Qwen2's is what the width leaves
+        text.multiple("hidden_size", "num_attention_heads")
+    elif text.whole("head_dim") % 2:
         raise text.wrong("head_dim", "is odd: rotary positions turn pairs")
     text.number("rms_norm_eps")
     _check_activation(text, "hidden_act")

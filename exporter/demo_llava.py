@@ -38,7 +38,7 @@ def generate(folder: Path) -> None:
     for file in data.iterdir():
         if file.suffix != ".txt":
             shutil.copyfile(file, folder / file.name)
-    _train_tokenizer(data / "sentences.txt").save(str(folder / "tokenizer.json"))
+    train_tokenizer(data / "sentences.txt").save(str(folder / "tokenizer.json"))
     save_shards(random_weights(folder), folder)
     check(folder)
 
@@ -117,7 +117,7 @@ def save_shards(weights: dict[str, Tensor], folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
-def _train_tokenizer(sentences: Path) -> Tokenizer:
+def train_tokenizer(sentences: Path) -> Tokenizer:
     """Train a byte-level BPE of 700 tokens; <image> and <pad> follow as 700 and 701, as in the real one."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -77,7 +77,7 @@ def check_prompt(checkpoint: Path, facts: Facts, questions: Sequence[str], kind:
     content = [{"type": kind}, {"type": "text", "text": questions[0]}]
     ids = prompt.encode(prompt.render([{"role": "user", "content": content}]))
     token = facts.image_token_id if kind == "image" else facts.video_token_id
-    if (places := ids.count(token)) != 1:
+    if (places := sum(number == token for number in ids)) != 1:
         raise UserError(
             f"{checkpoint}: template and tokenizer write one {kind} as {places} tokens of number "
             f"{token}, config.json's {kind} token: it must be one"

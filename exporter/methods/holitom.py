@@ -10,19 +10,15 @@ from torch import Tensor
 
 from engines.errors import UserError
 from exporter.budget import Budget
-from exporter.cluster import members, prominence
-from exporter.density import distances
 from exporter.folding import fold
 from exporter.frames import cosine, frames
-from exporter.patchwork import Patches, patchwork
+from exporter.patchwork import patchwork
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.scores import received, scored_layer
-from exporter.select import ranks, top_k
-from exporter.slots import EMPTY
+from exporter.select import top_k
+from exporter.window_rows import merged, salient
 from exporter.window_search import best_windows, held, steadiness, stillness
-from exporter.windows import Windows, blend, constant, found, quotas, split
-
-LOWEST = -3e38  # below any attention
+from exporter.windows import Windows, constant, found, quotas, split
 
 
 @dataclass(frozen=True)
@@ -89,8 +85,9 @@ class HoliTom(Reducer):
             raise ValueError(f"mode is fixed or exact, not {self.mode}")
         if self.inner and self.mode == "exact":
             raise ValueError("inner=true works on a constant count: mode=fixed")
-        if self.retain_ratio is not None and not 0 < self.retain_ratio <= 1:
-            raise ValueError(f"retain_ratio is a share above 0 up to 1, not {self.retain_ratio}")
+        ratio = self.retain_ratio
+        if ratio is not None and not (isinstance(ratio, float | int) and 0 < ratio <= 1):
+            raise ValueError(f"retain_ratio is a share above 0 up to 1, not {ratio}")
         for name in ("beta", "still", "holitom_r"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
@@ -124,9 +121,11 @@ class HoliTom(Reducer):
             kept = top_k(scores, stage.keep)
             return Selection(indices=kept, mix=fold(rows, kept), mix_rows=tuple(range(stage.keep)), scores=scores)
         video = frames(taps)
-        windows, merged, single = self.layout(video, stage.keep, taps.shape)
+        windows, still, moving = self.layout(video, stage.keep, taps.shape)
         attention = taps.carry["attention"].reshape(video.shape[:3])
-        return patchwork(self.merged(video, windows, merged), salient(attention, windows, single), stage.keep)
+        return patchwork(
+            merged(video, windows, still, self.k, self.beta), salient(attention, windows, moving), stage.keep
+        )
 
     def layout(self, video: Tensor, keep: int, shape: Shape) -> tuple[Windows, Tensor, Tensor]:
         """Windows, and how many rows `[B,H]` and `[B,F]` int64 their still places and each frame leave."""
@@ -139,28 +138,6 @@ class HoliTom(Reducer):
         fixed = split(shape, self.window, self.still, keep)
         windows = constant(fixed.sizes, steadiness(alike, fixed.sizes), fixed.still)
         return windows, torch.tensor([fixed.merged]), torch.tensor([fixed.single])
-
-    def merged(self, video: Tensor, windows: Windows, counts: Tensor) -> Patches:
-        """The rows of the windows' still places, `counts` `[B,H]` of them."""
-        squares, itself = distances(blend(windows.reach, video)), torch.eye(video.shape[2])
-        chosen = ranks(prominence(squares, windows.still, self.k, counts)) < counts.unsqueeze(-1)
-        joined = members(squares, windows.still, numbered(chosen)) * (1 - itself)
-        count = joined.sum(-1, keepdim=True)
-        mixed = self.beta * itself + (1 - self.beta) * joined / count.clamp(min=1)
-        return Patches(windows.heads, windows.reach, torch.where(count > 0, mixed, itself), numbered(chosen))
-
-
-def salient(attention: Tensor, windows: Windows, counts: Tensor) -> Patches:
-    """The moving tokens of most attention `[B,F,L]`, `counts` `[B,F]` of each frame."""
-    batch, views, length = attention.shape
-    chosen = ranks(torch.where(windows.moving, attention, LOWEST)) < counts.unsqueeze(-1)
-    frame, place = torch.eye(views).expand(batch, -1, -1), torch.eye(length).expand(batch, views, -1, -1)
-    return Patches(list(range(views)), frame, place, numbered(chosen))
-
-
-def numbered(chosen: Tensor) -> Tensor:
-    """`[...,L]` int64: its own number where `[...,L]` bool is true."""
-    return torch.where(chosen, torch.arange(chosen.shape[-1]), EMPTY)
 
 
 METHOD = HoliTom

@@ -85,8 +85,10 @@ class PruneVid(Reducer):
         """One cut of the whole video."""
         if self.mode == "fixed":
             return (Stage("projected", keep=budget.count(shape.tokens)),)
-        if shape.views < self.k or not int(shape.views * self.temporal_segment_ratio):
-            raise UserError(f"--method prunevid: mode=exact clusters frames and needs more than {shape.views}")
+        if shape.views < self.k:
+            raise UserError(f"--method prunevid: mode=exact needs {self.k} or more frames (k), not {shape.views}")
+        if int(shape.views * self.temporal_segment_ratio) < 1:
+            raise UserError(f"--method prunevid: no cluster for {shape.views} frames; give more temporal_segment_ratio")
         return (Stage("projected", keep=self.most(shape), blanks=True),)
 
     def clusters(self, rows: int) -> int:

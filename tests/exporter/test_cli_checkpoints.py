@@ -167,8 +167,8 @@ def test_no_processor(checkpoint):
         ("{{ messages[5].x }}", "has no element 5"),
         ("{% for %}", "'s chat template is not valid"),
         ("{{ " + "(" * 3000 + ")" * 3000 + " }}", "'s chat template is not valid"),
-        ("", "write one picture as 0 tokens of number 4, config.json's image token: it must be one"),
-        ("{{ '<image>' * 1000 }}", "write one picture as 1000 tokens"),
+        ("", "write one image as 0 tokens of number 4, config.json's image token: it must be one"),
+        ("{{ '<image>' * 1000 }}", "write one image as 1000 tokens"),
         (b"\xff\xfe", "chat_template.jinja: not UTF-8"),
     ],
 )

@@ -133,7 +133,7 @@ def test_template_and_tokenizer_write_one_image_token(demo):
 @pytest.mark.parametrize(("template", "places"), [("a star", 0), ("<image> <image>", 2)])
 def test_another_count_of_image_tokens_is_refused(demo, template, places):
     (demo / "chat_template.jinja").write_text(template)
-    with pytest.raises(UserError, match=f"write one picture as {places} tokens of number 4.* it must be one"):
+    with pytest.raises(UserError, match=f"write one image as {places} tokens of number 4.* it must be one"):
         check_prompt(demo, FACTS, ["what color is the star ?"])
 
 

@@ -59,7 +59,7 @@ def _block(case: Arrays, layer: int) -> Block:
     def attention(x: Tensor, mask: Tensor | None, rope: Rope | None, tape: Tape) -> Tensor:  # noqa: ARG001
         parts = (linear(x, *weights(f"self_attn.{part}_proj")) for part in "qkv")
         heads = int(case["num_heads"])
-        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts)
+        q, k, v = (part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in parts)
         out, _ = fused(torch.nn.Identity(), q, k, v, mask, q.shape[-1] ** -0.5, tape)
         return linear(out.flatten(2), *weights("self_attn.out_proj"))
 

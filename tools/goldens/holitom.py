@@ -34,77 +34,66 @@ def checks(case: Arrays) -> Iterator[Check]:
     video, attention = (torch.from_numpy(case[name]) for name in ("frames", "frame_attn"))
     shape = video_taps(video[None]).shape
     *_, stage = method.plan(shape, Budget("1"))
-    assert stage.keep is not None
-    keep = stage.keep
+    newline, count = torch.from_numpy(case["newline"]), len(case["features_out"])
 
     def windows(video: Tensor) -> Mapping[str, Tensor]:
-        found, merged, single = method.layout(video[None], keep, shape)
-        still, moving = found.still[0].sum(-1), found.moving[0].sum(-1)
-        left = moving.sum() + still.sum()
+        assert stage.keep is not None
+        found, merged, single = method.layout(video[None], stage.keep, shape)
         reach = (found.reach[0] > 0).float()
         starts = reach.argmax(-1) == torch.arange(shape.views)
-        each = (reach @ single[0].float()).to(torch.int64)
+        still = found.still[0].sum(-1)
+        left = found.moving[0].sum() + still.sum()
         return {
             "feature_sim": cosine(video[1:], video[:-1]),
             "sizes": reach.sum(-1).to(torch.int64) * starts,
+            "still": still,
             "total_reduced": (shape.tokens - left).float(),
-            "adjusted_ratio": (method.retain_ratio * shape.tokens / left).clamp(max=1),
-            "tokens": (merged[0] + each) * starts,
-            "still": still * starts,
+            "adjusted_ratio": (float(case["retain_ratio"]) * shape.tokens / left).clamp(max=1),
+            "tokens": (merged[0] + (reach @ single[0].float()).to(torch.int64)) * starts,
         }
-
-    yield Check("windows", windows, (video,), _by_head(case, shape))
 
     def rows(video: Tensor, attention: Tensor) -> Mapping[str, Tensor]:
         taps = video_taps(video[None], carry={"attention": attention.flatten()[None, None]})
         chosen = method.select(taps, stage)
-        assert chosen.indices is not None
-        filled = (chosen.indices >= 0).sum()[None]
-        return {"features_out": _made(chosen, video, torch.from_numpy(case["newline"]), filled_of(case)), "n": filled}
+        made, there = with_newlines(chosen, video, newline) if len(newline) else bare(chosen, video)
+        return {"features_out": gather_rows(made, packed(there, count)), "count": there.sum()[None]}
 
-    def filled_of(case: Arrays) -> int:
-        return len(case["features_out"])
-
-    wanted = {"features_out": case["features_out"], "n": np.array([case["tokens_per_window"].sum()])}
+    yield Check("windows", windows, (video,), spread(case, shape.views))
+    wanted = {"features_out": case["features_out"], "count": np.array([count])}
     yield Check("rows", rows, (video, attention), wanted)
-    if "inner_hidden" in case:
-        yield inner(case)
+    yield inner(case)
 
 
-def _by_head(case: Arrays, shape: Shape) -> Arrays:
-    """What the case says of windows, at the first frame of each."""
+def spread(case: Arrays, views: int) -> Arrays:
+    """What the case says of windows, at the first frame of each; rows of windows only where no newlines are added."""
     first, last = case["windows"].T
-
-    def at(values: object) -> object:
-        spread = np.zeros(shape.views, dtype=np.int64)
-        spread[first] = values
-        return spread
-
-    return {
-        "feature_sim": case["feature_sim"],
-        "sizes": at(last - first + 1),
-        "total_reduced": np.float32(case["total_reduced"]),
-        "adjusted_ratio": np.float32(case["adjusted_ratio"]),
-        "tokens": at(case["tokens_per_window"]),
-        "still": at(case["static_positions_per_window"]),
-    }
+    names = {"sizes": last - first + 1, "still": case["static_positions_per_window"]}
+    if not len(case["newline"]):
+        names["tokens"] = case["tokens_per_window"]
+    wanted = {name: np.zeros(views, dtype=np.int64) for name in names}
+    for name, values in names.items():
+        wanted[name][first] = values
+    floats = ("feature_sim", "total_reduced", "adjusted_ratio")
+    return {**wanted, **{name: case[name].astype(np.float32) for name in floats}}
 
 
-def _made(chosen: Selection, video: Tensor, newline: Tensor, count: int) -> Tensor:
-    """The first `count` rows; with a newline: by their places, and it behind every row of the grid that has any."""
+def bare(chosen: Selection, video: Tensor) -> tuple[Tensor, Tensor]:
+    """All slots' rows `[K,D]`, and whether each is filled."""
     assert chosen.indices is not None
     assert chosen.mix is not None
-    rows = chosen.mix[0, 0] @ video.flatten(0, 1)
-    if not len(newline):
-        return rows[:count]
+    return chosen.mix[0, 0] @ video.flatten(0, 1), chosen.indices[0, 0] >= 0
+
+
+def with_newlines(chosen: Selection, video: Tensor, newline: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows by their places, and a newline behind every row of a frame's grid that has any; which of them are there."""
+    assert chosen.indices is not None
     views, length = video.shape[:2]
     side = round(length**0.5)
     stands = (chosen.indices[0, 0] == torch.arange(views * length)[:, None]).float()  # [F*L,K]
-    grid = (stands @ rows).reshape(views * side, side, -1)
+    grid = (stands @ bare(chosen, video)[0]).reshape(views * side, side, -1)
     there = stands.sum(-1).reshape(views * side, side) > 0
-    grid = torch.cat([grid, newline.expand(len(grid), 1, -1)], 1).flatten(0, 1)
-    there = torch.cat([there, there.any(-1, keepdim=True)], 1).flatten()
-    return gather_rows(grid, packed(there, count))
+    rows = torch.cat([grid, newline.expand(len(grid), 1, -1)], 1)
+    return rows.flatten(0, 1), torch.cat([there, there.any(-1, keepdim=True)], 1).flatten()
 
 
 def inner(case: Arrays) -> Check:

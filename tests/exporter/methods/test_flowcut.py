@@ -1,5 +1,7 @@
 """FlowCut: flow scores, what they drop, and schedules."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from exporter.reducer import QKV, Grid, Shape, Stage
 from exporter.registry import method
 from tests.exporter.methods.common import attention, exported, golden_paths, in_turn, normal, play_case, taps
 from tests.exporter.methods.tower import pictures, tower_shape, walked
+from tests.exporter.tiny_stack import Tiny, prompts
 
 CLIP = Shape(576, Grid(24, 24), tower_layers=24, tower_last=22)
 
@@ -218,3 +221,21 @@ def test_calibration_refuses_what_it_cannot_do(tmp_path):
         calibrate(Recipe(method="flowcut", keep="144"), [])
     with pytest.raises(UserError, match="no such picture"):
         calibrate(Recipe(method="flowcut", keep="9"), [tmp_path / "none.png"])
+
+
+def test_the_cut_in_the_decoder_knows_each_prompts_last_token():
+    stage = Stage("decoder", 1, keep=2)
+    torch.manual_seed(0)
+    both = prompts()
+    seen = Tiny(stage, sequence=both, script={stage: FlowCut(llm=True).select}).run().sequence
+    short = replace(
+        both,
+        hidden=both.hidden[1:, :6],
+        start=both.start[1:],
+        origin=both.origin[1:],
+        valid=both.valid[1:, :6],
+        positions=both.positions[1:, :6],
+    )
+    alone = Tiny(stage, sequence=short, script={stage: FlowCut(llm=True).select}).run().sequence
+    assert torch.equal(seen.origin[1:], alone.origin)
+    torch.testing.assert_close(seen.hidden[1:, :4], alone.hidden)

@@ -14,7 +14,7 @@ from transformers import (
     MistralConfig,
 )
 
-from exporter.demo_llava import _train_tokenizer
+from exporter.demo_llava import train_tokenizer
 from exporter.models.llava_next import LlavaNext
 from tests.exporter.tiny_llava import write as write_weights
 
@@ -88,7 +88,7 @@ def write(folder, model, layout=HUB, dtype=torch.float16):
     data = Path(str(files("exporter"))) / "data" / "llava-1.5"
     for name in ("chat_template.jinja", "generation_config.json", "tokenizer_config.json"):
         shutil.copyfile(data / name, folder / name)
-    _train_tokenizer(data / "sentences.txt").save(str(folder / "tokenizer.json"))
+    train_tokenizer(data / "sentences.txt").save(str(folder / "tokenizer.json"))
     side = model.config.vision_config.image_size
     stored = json.loads((data / "preprocessor_config.json").read_text())
     stored |= {
