@@ -76,7 +76,27 @@ class Run:
 
 
 def run(session: Session, cases: Sequence[Case], folder: Path) -> Run:
-    """Play every case through the engines; one batch, right-padded, greedy."""
+    """Play every case through the engines, as many at once as they take; right-padded, greedy."""
+    most = session.contract.max_batch
+    return _joined([_run(session, cases[at : at + most], folder) for at in range(0, len(cases), most)])
+
+
+def _joined(runs: Sequence[Run]) -> Run:
+    """Batches one after the other; of a batch that ended early nobody reads more steps than it has."""
+    steps = max(len(each.logits) for each in runs)
+    padded = [[*each.logits, *[np.zeros_like(each.logits[0])] * (steps - len(each.logits))] for each in runs]
+    return Run(
+        forms=[form for each in runs for form in each.forms],
+        kept=[kept for each in runs for kept in each.kept],
+        embeds=[embeds for each in runs for embeds in each.embeds],
+        logits=[np.concatenate(step) for step in zip(*padded, strict=True)],
+        tokens=[row for each in runs for row in each.tokens],
+        cuts={name: np.concatenate([each.cuts[name] for each in runs]) for name in runs[0].cuts},
+    )
+
+
+def _run(session: Session, cases: Sequence[Case], folder: Path) -> Run:
+    """One batch."""
     pictures = [opened(session, case, folder) for case in cases]
     seen = session.see(pictures, [case.ids for case in cases], [case.question for case in cases])
     state, logits = session.start([case.ids for case in cases], [1] * len(cases), seen)

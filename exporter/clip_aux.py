@@ -71,6 +71,17 @@ def loaded(config: Any, folder: Path) -> ClipAux:
     return made
 
 
+def read(clip: ClipAux, folder: Path, question: str) -> dict[str, Tensor]:
+    """What methods that need CLIP read of a question: its segments `clip_text [1,M,P]`, and which there are."""
+    from tokenizers import Tokenizer
+
+    length = clip.text_model.embeddings.position_embedding.num_embeddings
+    ids = torch.tensor(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(question).ids)
+    segments = torch.nn.functional.pad(ids, (0, -len(ids) % length)).reshape(-1, length)
+    mask = torch.nn.functional.pad(torch.ones_like(ids), (0, -len(ids) % length)).reshape(-1, length)
+    return {"clip_text": clip.text(segments, mask)[None], "clip_mask": torch.ones(1, len(segments)) > 0}
+
+
 def load_config(folder: Path) -> Any:
     """The `CLIPConfig` of an auxiliary checkpoint.
 

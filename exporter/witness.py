@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engines.parity import STEPS, Case, Run
+from exporter.clip_aux import read
 from exporter.draft import Draft
 from exporter.reference import Reference, Sight
 
@@ -27,14 +28,17 @@ class Witness:
     groups: list[int]
     dtype: str
 
-    def sight(self, picture: Path, ids: list[int], kept: Tensor) -> tuple[Sight, Sight]:
+    def sight(self, picture: Path, case: Case, kept: Tensor) -> tuple[Sight, Sight]:
         """What the reference sees by itself, and with the engines' own indices.
 
         16-bit engines may keep other tokens than fp32 where scores are close; what follows is compared on equal terms,
         where it is clear which cut the indices belong to.
         """
         pixels = self.reference.family.stock_pixels(self.draft.checkpoint.dir, picture)
-        words = self.reference.words(ids)
+        words = self.reference.words(case.ids)
+        if self.draft.clip is not None:
+            with torch.no_grad():
+                words |= read(self.reference.family.clip, self.draft.clip, case.question)
         free = self.reference.see(pixels, words)
         if self.dtype == "fp32" or not self.single_cut or torch.equal(kept, free.kept):
             return free, free
@@ -66,7 +70,7 @@ def save_reference(witnesses: Sequence[Witness], cases: Sequence[Case], found: R
         witness = witnesses[found.forms[number]]
         seen = (case.picture, case.question if witness.reference.reducer.needs & {"text", "clip"} else "")
         if seen not in sights:
-            sights[seen] = witness.sight(folder / case.picture, case.ids, torch.from_numpy(found.kept[number]))
+            sights[seen] = witness.sight(folder / case.picture, case, torch.from_numpy(found.kept[number]))
         for name, value in witness.tensors(case, *sights[seen]).items():
             tensors[f"{number}/{name}"] = value.clone().contiguous()
     path = folder / f"reference.{witnesses[0].dtype}.safetensors"

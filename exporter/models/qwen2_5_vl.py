@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear
 
 from engines.errors import UserError
 from engines.flops import Geometry
-from exporter.attention import Tape, fused
+from exporter import qwen_stock as stock
+from exporter.attention import Tape
 from exporter.config import refusals_in_words, stop_tokens
 from exporter.family import Facts, Family, Widths
 from exporter.form import Asked, Form
 from exporter.packed import Packed
 from exporter.qwen_config import check_kind, check_values
-from exporter.qwen_processor import BOUNDS, picture_size, pixel_bounds, qwen_processor, stock_processor
+from exporter.qwen_processor import BOUNDS, picture_size, pixel_bounds, qwen_processor
+from exporter.qwen_tower import MERGE, UNIT, QwenTower
 from exporter.reducer import QKV, Grid, Shape
-from exporter.sequence import Sequence
 from exporter.stack import Block, Rope, Stack
-from exporter.tower_windows import TowerWindows
 
-MERGE = 2  # patches a side of one token
 # The hub's names; transformers 5 saves its own.
 RENAMES = (
     (re.compile(r"^(model\.)?visual\."), "model.visual."),
@@ -42,7 +36,7 @@ class Qwen25VL(Family):
 
     architectures = ("Qwen2_5_VLForConditionalGeneration",)
     title = "Qwen2.5-VL"
-    unit = MERGE**2
+    unit = UNIT
     axes = 3
     positions = "mrope"
 
@@ -180,30 +174,18 @@ class Qwen25VL(Family):
         return 0
 
     def patch_embeddings(self, pixel_values: Tensor) -> Tensor:
-        """`[B,3,H,W]` to `[B,S,C]`, the patches of a token one behind the other; both frames are the one picture."""
-        weight = self._tower.patch_embed.proj.weight  # [C,3,frames,p,p]
-        grid, side, frames = self.shape(1).grid, weight.shape[-1], weight.shape[2]
-        cells = pixel_values.reshape(-1, 3, grid.rows, MERGE, side, grid.cols, MERGE, side)
-        patches = cells.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, grid.rows * grid.cols * self.unit, 3, 1, side**2)
-        return linear(torch.cat([patches] * frames, 3).flatten(2), weight.flatten(1))
+        """`[B,3,H,W]` to `[B,S,C]`, the patches of a token one behind the other."""
+        return self._vision.patch_embeddings(pixel_values)
 
     @property
     def tower(self) -> Stack:
-        """The blocks; those that see windows run window by window until the first cut."""
-        seeing = self.shape(1).global_layers
-        blocks = (_tower_block(b, None if n in seeing else self._windows) for n, b in enumerate(self._tower.blocks))
-        return Stack("tower", tuple(blocks), rotary=self._tower_rotary, window=self._window)
+        """The blocks, most of which see windows."""
+        return self._vision.stack
 
     @property
     def projector(self) -> Callable[[Tensor], Tensor]:
-        """Norm, and two linear layers over the rows of a token."""
-
-        def merge(rows: Tensor) -> Tensor:
-            merger = self._tower.merger
-            out: Tensor = merger.mlp(merger.ln_q(rows).unflatten(1, (-1, self.unit)).flatten(2))
-            return out
-
-        return merge
+        """Norm, and two linear layers over the patches of a token."""
+        return self._vision.merged
 
     @property
     def mrope(self) -> Mapping[str, Any]:
@@ -244,38 +226,17 @@ class Qwen25VL(Family):
         return layers
 
     def stock_pixels(self, directory: Path, picture: Path) -> Tensor:
-        """The stock processor on a picture that already has the one size: its patches put together again."""
-        processor, (height, width) = stock_processor(directory), self.form.size
-        with Image.open(picture) as image:
-            resized = image.convert("RGB").resize((width, height), resample=processor.resample)
-        flat: Tensor = processor(images=resized, do_resize=False, return_tensors="pt")["pixel_values"]
-        side = self.config.vision_config.patch_size
-        grid = self.shape(1).grid
-        cells = flat.reshape(*grid, MERGE, MERGE, 3, -1, side, side)[:, :, :, :, :, 0]
-        return cells.permute(4, 0, 2, 5, 1, 3, 6).reshape(1, 3, height, width)
+        """The checkpoint's processor, on Pillow, on a picture of the one size."""
+        return stock.stock_pixels(directory, picture, self.form.size, self.config.vision_config)
 
     def stock_tower(self, pixel_values: Tensor) -> None:
-        """The stock tower's own forward up to the merger, on patches as the stock processor cuts them."""
-        from transformers import Qwen2VLImageProcessorPil
-
-        vision = self.config.vision_config
-        cut = Qwen2VLImageProcessorPil().patchify
-        flat, _, _ = cut(pixel_values[0].numpy(), vision.patch_size, MERGE, vision.temporal_patch_size)
-        stop = self._tower.merger.register_forward_pre_hook(_enough)
-        with stop, suppress(_Enough):
-            self._tower(torch.from_numpy(flat), grid_thw=self._stock_grid)
+        """The stock tower's own forward."""
+        stock.run_tower(self._tower, pixel_values)
 
     @property
     def packed(self) -> Packed:
-        """The stock tower walks window after window."""
-        from transformers.vision_utils import get_vision_window_index
-
-        vision = self.config.vision_config
-        index, ends = get_vision_window_index(self._stock_grid, MERGE, vision.window_size, vision.patch_size)
-        order = (index[:, None] * self.unit + torch.arange(self.unit)).flatten()
-        windows = torch.empty_like(order)
-        windows[order] = torch.bucketize(torch.arange(len(order)), ends[1:].long(), right=True)
-        return Packed(windows, tuple(vision.fullatt_block_indexes))
+        """The stock tower has no batch axis and walks window after window."""
+        return stock.packed(self.config.vision_config, self.shape(1).grid)
 
     def stock_logits(self, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
         """Qwen2's own forward and head."""
@@ -286,53 +247,13 @@ class Qwen25VL(Family):
     def eager_qkv(
         self, attention: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor] | None
     ) -> tuple[dict[bool, QKV], float]:
-        """The tower has one projection for the three, the decoder three."""
-        from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as stock
-
-        module: Any = attention
+        """Of either stack's attention."""
         assert rope is not None
-        if hasattr(module, "qkv"):
-            q, k, v = module.qkv(x).unflatten(-1, (3, module.num_heads, -1)).unbind(2)
-            turned_q, turned_k = stock.apply_rotary_pos_emb_vision(q, k, *rope)
-            q, k, v, turned_q, turned_k = (each.transpose(1, 2) for each in (q, k, v, turned_q, turned_k))
-        else:
-            projections = (module.q_proj(x), module.k_proj(x), module.v_proj(x))
-            q, k, v = (p.unflatten(-1, (-1, module.head_dim)).transpose(1, 2) for p in projections)
-            turned_q, turned_k = stock.apply_rotary_pos_emb(q, k, *rope)
-        return {False: QKV(q, k, v), True: QKV(turned_q, turned_k, v)}, float(module.scaling)
-
-    @cached_property
-    def _windows(self) -> TowerWindows:
-        vision = self.config.vision_config
-        return TowerWindows(self.shape(1).grid, vision.window_size // MERGE // vision.patch_size, self.unit)
-
-    def _window(self, layer: int, sequence: Sequence) -> Tensor | None:
-        """Which rows share a window; an uncut sequence without bias needs no mask."""
-        if layer in self.shape(1).global_layers or (sequence.whole and sequence.bias is None):
-            return None
-        assert sequence.positions is not None
-        return self._windows.shared(sequence.positions)
-
-    @cached_property
-    def _angles(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """`[S,d/2]`: by how much each pair of a row's head is turned, for its row and column of the picture."""
-        vision, (rows, cols) = self.config.vision_config, self.shape(1).grid
-        width = vision.hidden_size // vision.num_heads // 2
-        speed = vision.rope_parameters["rope_theta"] ** -(np.arange(0, width, 2) / width)
-        token, patch = np.divmod(np.arange(rows * cols * self.unit), self.unit)
-        row, col = token // cols * MERGE + patch // MERGE, token % cols * MERGE + patch % MERGE
-        return np.concatenate([row[:, None] * speed, col[:, None] * speed], 1).astype(np.float32)
-
-    def _tower_rotary(self, hidden: Tensor, positions: Tensor) -> Rope:
-        """Tables `[B,S,d]` in fp32, as the stock tower turns in fp32."""
-        del hidden
-        angles = embedding(positions, torch.tensor(self._angles))
-        angles = torch.cat([angles, angles], -1)
-        return angles.cos(), angles.sin()
+        return stock.eager_qkv(attention, x, rope)
 
     @property
-    def _stock_grid(self) -> Tensor:
-        return torch.tensor([[1, *(MERGE * side for side in self.shape(1).grid)]])
+    def _vision(self) -> QwenTower:
+        return QwenTower(self._tower, self.shape(1).grid)
 
     @property
     def _tower(self) -> Any:
@@ -341,34 +262,6 @@ class Qwen25VL(Family):
     @property
     def _language(self) -> Any:
         return self.model.model.language_model  # type: ignore[union-attr]
-
-
-class _Enough(Exception):  # noqa: N818 - no error
-    """All layers ran; what follows in the stock tower wants every row."""
-
-
-def _enough(*_: Any) -> None:
-    raise _Enough
-
-
-def _tower_block(block: Any, windows: TowerWindows | None) -> Block:
-    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
-
-    def attention(x: Tensor, mask: Tensor | None, rope: Rope | None, tape: Tape) -> Tensor:
-        own = block.attn
-        assert rope is not None
-        q, k, v = own.qkv(x).unflatten(-1, (3, own.num_heads, -1)).unbind(2)  # [B,S,H,d]
-        q, k = apply_rotary_pos_emb_vision(q, k, *rope)
-        queries, keys, values = (each.transpose(1, 2) for each in (q, k, v))
-        if windows is None or mask is not None:
-            out = fused(own, queries, keys, values, mask, own.scaling, tape)[0]
-        else:
-            tape.q, tape.k, tape.v, tape.scale = queries, keys, values, own.scaling
-            out = windows.attend(q, k, v, own.scaling)
-        done: Tensor = own.proj(out.flatten(2))
-        return done
-
-    return Block(block.norm1, attention, block.norm2, block.mlp)
 
 
 def _decoder_block(layer: Any) -> Block:

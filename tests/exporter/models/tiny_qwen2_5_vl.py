@@ -80,6 +80,8 @@ def tiny_model(*, tied=False):
 def write(folder, model, layout=HUB, dtype=torch.float16):
     """Save a checkpoint: weights, tokenizer, template, how pictures are prepared."""
     write_weights(folder, model, layout, dtype)
+    if layout is HUB:
+        _flatten(folder / "config.json")
     told = {
         **PIXELS,
         "patch_size": 4,
@@ -96,11 +98,25 @@ def write(folder, model, layout=HUB, dtype=torch.float16):
     _tokenizer().save(str(folder / "tokenizer.json"))
 
 
+def _flatten(path):
+    """The hub's config.json: the decoder's values on top, rotation in the words of old."""
+    stored = json.loads(path.read_text())
+    text, vision = stored.pop("text_config"), stored["vision_config"]
+    rope = text.pop("rope_parameters")
+    old = {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]}}
+    del text["model_type"], vision["model_type"], vision["rope_parameters"]
+    path.write_text(json.dumps({**text, **stored, **old}))
+
+
 def _tokenizer():
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    words = ["what shape is purple ?", "describe the picture", "what is in the middle of the image ? answer briefly"] * 4
+    words = [
+        "what shape is purple ?",
+        "describe the picture",
+        "what is in the middle of the image ? answer briefly",
+    ] * 4
     trainer = trainers.BpeTrainer(
         vocab_size=WORDS, min_frequency=1, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )

@@ -18,15 +18,15 @@ MODULES = ()  # transformers' own parameter names
 LAYOUTS = {"hub": HUB, "modules": MODULES}
 
 
-def tiny_config(side=3, width=16, layers=3):
+def tiny_config(side=3, width=16, layers=3, heads=2):
     """`side` x `side` patches a frame; the demo's vocabulary with a token for videos behind it."""
     text = LlamaConfig(
         vocab_size=704,
         hidden_size=width,
         intermediate_size=24,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
         max_position_embeddings=2048,
         eos_token_id=2,
     )
@@ -34,7 +34,7 @@ def tiny_config(side=3, width=16, layers=3):
         hidden_size=width,
         intermediate_size=24,
         num_hidden_layers=layers,
-        num_attention_heads=2,
+        num_attention_heads=heads,
         image_size=4 * side,
         patch_size=4,
     )

@@ -1,0 +1,69 @@
+"""Every method on every family: exported, compared with PyTorch in fp32 and fp16, built for TensorRT-RTX.
+
+`pytest` plays a covering set, each method and each family at least once; `pytest -m matrix` plays them all.
+"""
+
+import pytest
+from rich.console import Console
+
+from exporter.export import export
+from exporter.recipe import Recipe
+from tests.exporter.matrix.pairs import BUDGETS, KEEP, PARAMS, checkpoint, pairs
+
+PAIRS = pairs()
+TARGET = "trt-rtx:sm89"
+FULL_MAPS = {}  # layers whose attention a method needs as a whole, so that it cannot stay fused
+
+
+def covering():
+    """Each method once, and the families in turn."""
+    kinds = list(dict.fromkeys(pair.family for pair in PAIRS))
+    chosen = []
+    for number, name in enumerate(dict.fromkeys(pair.method for pair in PAIRS)):
+        able = [pair for pair in PAIRS if pair.method == name]
+        wanted = kinds[number % len(kinds)]
+        chosen.append(next((pair for pair in able if pair.family == wanted), able[0]))
+    missing = set(kinds) - {pair.family for pair in chosen}
+    return chosen + [next(pair for pair in PAIRS if pair.family == kind) for kind in missing]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+def play(pair, models, folder):
+    options = dict(pair.options)
+    if "aux" in options:
+        options["aux"] = {"clip": str(checkpoint("clip", models))}
+    recipe = Recipe(
+        model=str(checkpoint(pair.family, models)),
+        method=pair.method,
+        keep=None if pair.method == "none" else BUDGETS.get(pair.method, KEEP),
+        params=PARAMS.get(pair.method, {}),
+        targets=(TARGET,),
+        max_batch=2,
+        **options,
+    )
+    return export(recipe, folder / str(pair), Console(quiet=True))
+
+
+def check(pair, models, folder):
+    outcome = play(pair, models, folder)
+    assert outcome.parity["verdict"] == "pass"
+    assert set(outcome.parity["cases"]) == {"fp32", "fp16"}
+    for picture in outcome.contract["pictures"]:
+        fused = outcome.contract["engines"]["trt-rtx"]["fused_attention"][picture["part"]]
+        layers = outcome.contract["geometry"]["tower_layers"]
+        assert sum(fused.values()) == layers - FULL_MAPS.get(pair.method, 0)
+
+
+@pytest.mark.parametrize("pair", covering(), ids=str)
+def test_a_covering_set_of_pairs(pair, models, tmp_path):
+    check(pair, models, tmp_path)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair not in covering()], ids=str)
+def test_every_other_pair(pair, models, tmp_path):
+    check(pair, models, tmp_path)
