@@ -26,6 +26,7 @@ class Sight:
     carry: dict[str, Tensor]
     scores: dict[Stage, Tensor]
     outputs: dict[str, Tensor]
+    mixed: bool = False
 
     def filled(self) -> Sight:
         """Without empty slots, which nobody attends to."""
@@ -44,7 +45,10 @@ class Reading:
 
 @dataclass
 class Reference:
-    """Runs one prompt at a time, without cache and without padding: slow, plain, independent."""
+    """Runs one prompt at a time, without cache and without padding: slow, plain, independent.
+
+    `forced` `[V,1,k]` are indices for each view to use instead of those that the reducer finds.
+    """
 
     family: Family
     reducer: Reducer
@@ -64,11 +68,21 @@ class Reference:
     @torch.no_grad()
     def see(self, pixel_values: Tensor, inputs: Mapping[str, Tensor] = NOTHING) -> Sight:
         """One picture `[1,(V,)3,H,W]` through tower, cuts and projector."""
-        looks = [self._look(view, inputs) for view in self.family.stock_views(pixel_values)]
+        looks = list[Surgeon]()
+        for number, view in enumerate(self.family.stock_views(pixel_values)):
+            forced = {stage: each[number] for stage, each in self.forced.items() if stage.stack == "tower"}
+            looks.append(self._look(view, inputs, forced))
         rows, origin, carry = self._in_order(looks)
         count = len(origin)
         projected = self._surgeon(
-            "projected", starts=(0,), width=count, prompt=count, carry=carry, origin=origin[None], inputs=inputs
+            "projected",
+            starts=(0,),
+            width=count,
+            prompt=count,
+            carry=carry,
+            origin=origin[None],
+            inputs=inputs,
+            forced={stage: forced[0] for stage, forced in self.forced.items() if stage.stack == "projected"},
         )
         embeds = projected.act(-1, rows[None])
         assert projected.origin is not None
@@ -77,9 +91,10 @@ class Reference:
             embeds, kept = self.family.complete(embeds, kept)
         found = {name: values[0, 0] for name, values in projected.carry.items()}
         scores = looks[0].scores if len(looks) == 1 else {}
-        return Sight(embeds[0], kept[0], found, scores | projected.scores, looks[0].outputs | projected.outputs)
+        mixed = looks[0].mixed or projected.mixed
+        return Sight(embeds[0], kept[0], found, scores | projected.scores, looks[0].outputs | projected.outputs, mixed)
 
-    def _look(self, view: Tensor, inputs: Mapping[str, Tensor]) -> Surgeon:
+    def _look(self, view: Tensor, inputs: Mapping[str, Tensor], forced: dict[Stage, Tensor]) -> Surgeon:
         """One view through the stock tower, cut on its way."""
         seen, prefix, unit = self.family.seen, self.family.prefix, self.family.unit
         length = prefix + seen * unit
@@ -92,6 +107,7 @@ class Reference:
             inputs=inputs,
             unit=unit,
             positions=places,
+            forced=forced,
         )
         with tower.at_work():
             self.family.stock_tower(view)
@@ -171,4 +187,4 @@ class Reference:
         return tokens, torch.stack(logits)
 
     def _surgeon(self, stack: str, **kwargs: Any) -> Surgeon:
-        return Surgeon(self.family, self.reducer, self.stages, stack, forced=self.forced, **kwargs)
+        return Surgeon(self.family, self.reducer, self.stages, stack, **kwargs)

@@ -42,6 +42,7 @@ class Surgeon:
     scores: dict[Stage, Tensor] = field(default_factory=dict)
     kept: dict[Stage, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
+    mixed: bool = False  # whether rows were merged
 
     def __post_init__(self) -> None:
         self.layers: list[Any] = list(self.family.layers(self.stack)) if self.stack != "projected" else []
@@ -218,6 +219,7 @@ class Surgeon:
     def _cut(self, stage: Stage, selection: Selection, hidden: Tensor) -> Tensor:
         """Walk the sequence span by span and put the new one together."""
         assert self.origin is not None
+        self.mixed |= selection.mix is not None
         chosen = self.forced.get(stage, selection.indices[0] if selection.indices is not None else None)
         chosen = torch.zeros(len(self.starts), 0, dtype=torch.int64) if chosen is None else chosen
         width, unit, end = (stage.keep or 0) + stage.extra, self.unit, 0

@@ -13,6 +13,7 @@ from torch import Tensor
 from engines.parity import STEPS, Case, Run
 from exporter.clip_aux import read
 from exporter.draft import Draft
+from exporter.reducer import Stage
 from exporter.reference import Reference, Sight
 
 
@@ -28,11 +29,11 @@ class Witness:
     groups: list[int]
     dtype: str
 
-    def sight(self, picture: Path, case: Case, kept: Tensor) -> tuple[Sight, Sight]:
-        """What the reference sees by itself, and with the engines' own indices.
+    def sight(self, picture: Path, case: Case, kept: Tensor) -> tuple[Sight, Sight, bool]:
+        """What the reference sees by itself; with the engines' own indices; whether values can then be compared.
 
-        16-bit engines may keep other tokens than fp32 where scores are close; what follows is compared on equal terms,
-        where it is clear which cut the indices belong to.
+        16-bit engines may keep other tokens than fp32 where scores are close; what follows is compared on equal terms
+        where one plain cut leads to the kept ones. Elsewhere other tokens make other values.
         """
         pixels = self.reference.family.stock_pixels(self.draft.checkpoint.dir, picture)
         words = self.reference.words(case.ids)
@@ -40,24 +41,34 @@ class Witness:
             with torch.no_grad():
                 words |= read(self.reference.family.clip, self.draft.clip, case.question)
         free = self.reference.see(pixels, words)
-        if self.dtype == "fp32" or not self.single_cut or torch.equal(kept, free.kept):
-            return free, free
-        cut = next(stage for stage in self.reference.stages if stage.keep is not None)
-        return free, replace(self.reference, forced={cut: kept[None]}).see(pixels, words)
+        if self.dtype == "fp32" or (torch.equal(kept, free.kept) and not free.mixed):
+            return free, free, True
+        if self.cut is None or free.mixed:
+            return free, free, False
+        return free, replace(self.reference, forced={self.cut: self._by_view(kept)}).see(pixels, words), True
 
     @property
-    def single_cut(self) -> bool:
-        """Whether one plain cut of the whole picture leads from all patches to the kept ones."""
+    def cut(self) -> Stage | None:
+        """The one plain cut that leads from all patches to the kept ones, if it is that simple."""
         cuts = [stage for stage in self.reference.stages if stage.stack != "decoder" and stage.keep is not None]
-        whole = self.reference.family.form.views == 1 or (cuts and cuts[0].stack == "projected")
-        return len(cuts) == 1 and bool(whole) and not (cuts[0].extra or cuts[0].cls or cuts[0].blanks)
+        return cuts[0] if len(cuts) == 1 and not (cuts[0].extra or cuts[0].cls) else None
 
-    def tensors(self, case: Case, free: Sight, seen: Sight) -> dict[str, Tensor]:
+    def _by_view(self, kept: Tensor) -> Tensor:
+        """Kept numbers of a picture `[K]` as each view counts them, `[V,1,k]`; behind the projector it is one."""
+        assert self.cut is not None
+        shape = self.reference.family.shape(1)
+        if self.cut.stack == "projected" or shape.views == 1:
+            return kept[None, None]
+        numbers = kept.sort().values.reshape(shape.views, 1, -1)
+        return numbers - torch.arange(shape.views)[:, None, None] * shape.patches
+
+    def tensors(self, case: Case, free: Sight, seen: Sight, comparable: bool) -> dict[str, Tensor]:  # noqa: FBT001
         """Everything to compare; a decoder cut has the number of the layer group that begins behind it."""
         tokens, logits = self.reference.generate(case.ids, [seen], STEPS, self.draft.facts.eos_token_ids)
         found = {"free_kept": free.kept, "embeds": seen.embeds, "logits": logits, "tokens": torch.tensor(tokens)}
-        if self.single_cut and free.scores:
-            found["scores"] = list(free.scores.values())[-1][0]
+        found["comparable"] = torch.tensor(comparable)
+        if self.cut is not None and self.cut in free.scores and not self.cut.blanks:
+            found["scores"] = free.scores[self.cut][0]
         cuts = self.reference.read(case.ids, [seen], []).kept
         numbered = {self.groups.index(s.layer + 1): kept for s, kept in cuts.items() if s.layer + 1 in self.groups}
         return found | {f"kept_indices.{number}": kept for number, kept in numbered.items()}
@@ -65,7 +76,7 @@ class Witness:
 
 def save_reference(witnesses: Sequence[Witness], cases: Sequence[Case], found: Run, folder: Path) -> None:
     """Write reference.DTYPE.safetensors: every tensor of every case, as `CASE/NAME`; a witness for each form."""
-    tensors, sights = dict[str, Tensor](), dict[tuple[str, str], tuple[Sight, Sight]]()
+    tensors, sights = dict[str, Tensor](), dict[tuple[str, str], tuple[Sight, Sight, bool]]()
     for number, case in enumerate(cases):
         witness = witnesses[found.forms[number]]
         seen = (case.picture, case.question if witness.reference.reducer.needs & {"text", "clip"} else "")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch.nn.functional import normalize
 
 from exporter.budget import Budget
-from exporter.greedy import diverse
+from exporter.maths.greedy import diverse
+from exporter.maths.similarity import cosines, mean_text
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
-from exporter.similarity import cosines, mean_text
 
 
 @dataclass(frozen=True)

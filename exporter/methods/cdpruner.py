@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from exporter.budget import Budget
-from exporter.greedy import diverse
+from exporter.maths.greedy import diverse
+from exporter.maths.similarity import mean_text
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
-from exporter.similarity import mean_text
 
 MODES = ("paper", "openvino", "openvino-fallback")
 EPSILON = 1e-6

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from exporter.budget import Budget
+from exporter.maths.set_order import LARGEST, set_order
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.select import gather_rows, marked, ranked
-from exporter.set_order import LARGEST, set_order
 
 EPSILON = 1e-8
 FORMS, ORDERS = ("embed", "layer"), ("strength", "cpython")

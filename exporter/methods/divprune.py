@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from exporter.budget import Budget
-from exporter.greedy import diverse
+from exporter.maths.greedy import diverse
+from exporter.maths.similarity import cosines
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
-from exporter.similarity import cosines
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engines.errors import UserError
 from exporter.budget import Budget
-from exporter.frames import cosine, frames
+from exporter.maths.frames import cosine, frames
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.select import ranked, top_k
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from exporter.budget import Budget
-from exporter.frames import cosine, frames
+from exporter.maths.frames import cosine, frames
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.select import top_k
 

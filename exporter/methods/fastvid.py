@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from engines.errors import UserError
-from exporter.absorb import joining, merging, targets
 from exporter.budget import Budget
-from exporter.frames import frames
+from exporter.maths.absorb import joining, merging, targets
+from exporter.maths.frames import frames
+from exporter.maths.segments import Anchors, anchors, dynamic, uniform
+from exporter.maths.slots import packed
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.scores import WITHOUT_CLS, attended, scored_layer
-from exporter.segments import Anchors, anchors, dynamic, uniform
 from exporter.select import marked, top_k
-from exporter.slots import packed
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class FastVID(Reducer):
     """Of R tokens a frame, `fc = int(R d)` go to the context of its segment, the others to what stands out in it.
 
     Salient: the `R - fc` tokens of the largest attention, unchanged. Context: anchors are every p-th frame from a
-    segment's end; in them the tokens of the largest `delta rho` (`exporter.density.peaks`, 4 neighbours) among those
+    segment's end; in them the tokens of the largest `delta rho` (`density.peaks`, 4 neighbours) among those
     not salient are targets, fc for every frame of the segment. Every token of the segment that is not salient joins the
     target of the largest cosine in each anchor (an anchor of fc targets takes in its own frame alone), and
     `new = w target + (1 - w) mean(joined)`, itself included, with `w = max(1 / (joined + 1), alpha)`; fp32. Rows stand

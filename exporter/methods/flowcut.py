@@ -11,8 +11,8 @@ from torch import Tensor
 
 from engines.errors import UserError
 from exporter.budget import Budget
-from exporter.counts import counts, falling
-from exporter.flow import Drop, drop, flow_to_text, inflow
+from exporter.maths.counts import counts, falling
+from exporter.maths.flow import Drop, drop, flow_to_text, inflow
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.select import gather_rows, top_k
 

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from engines.errors import UserError
 from exporter.budget import Budget
-from exporter.folding import fold
-from exporter.frames import cosine, frames
-from exporter.patchwork import patchwork
+from exporter.maths.folding import fold
+from exporter.maths.frames import cosine, frames
+from exporter.maths.patchwork import patchwork
+from exporter.maths.window_rows import merged, salient
+from exporter.maths.window_search import best_windows, held, steadiness, stillness
+from exporter.maths.windows import Windows, constant, found, quotas, split
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.scores import received, scored_layer
 from exporter.select import top_k
-from exporter.window_rows import merged, salient
-from exporter.window_search import best_windows, held, steadiness, stillness
-from exporter.windows import Windows, constant, found, quotas, split
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class HoliTom(Reducer):
     """Still places of a window become one row each and merge around density peaks; moving tokens stay by attention.
 
     A place is still where all cosines of neighbouring frames in its window are high; its row is the mean over the
-    window. Of n still rows c are centres: the largest `delta rho` (`exporter.cluster.prominence`, min(k, c)
+    window. Of n still rows c are centres: the largest `delta rho` (`exporter.maths.cluster.prominence`, min(k, c)
     neighbours); every other one joins the nearest, and a centre becomes `beta centre + (1 - beta) mean(joined)`. Of a
     frame's moving tokens those stay that receive the most attention (mean over heads and queries of the last tower
     layer used). All fp32. Rows stand window by window, still ones first, then frame by frame, each by place; a merged
@@ -43,7 +43,7 @@ class HoliTom(Reducer):
         max_window: frames of a window at most (exact).
         window, still: see mode (fixed).
         inner: also act in the decoder, behind layer holitom_k - 1: the part holitom_r of a picture's tokens, those
-            that the last query attends to least, fold into the most alike others (`exporter.folding`).
+            that the last query attends to least, fold into the most alike others (`exporter.maths.folding`).
         holitom_k, holitom_r: see inner.
 
     Raises:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from engines.errors import UserError
 from exporter.budget import Budget
+from exporter.maths.runs import Runs
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
-from exporter.runs import Runs
 from exporter.scores import WITHOUT_CLS, attended, scored_layer
 from exporter.select import ranked, ranks
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from exporter.budget import Budget
-from exporter.greedy import diverse
+from exporter.maths.greedy import diverse
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.select import top_k
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from engines.errors import UserError
 from exporter.budget import Budget
+from exporter.maths.slots import EMPTY, packed
 from exporter.reducer import Grid, Reducer, Selection, Shape, Stage, Taps
 from exporter.select import ranks
-from exporter.slots import EMPTY, packed
 
 UNSEEN = -1e4  # an attention logit: finite in fp16, and no weight is left of it
 

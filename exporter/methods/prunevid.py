@@ -9,15 +9,15 @@ from torch import Tensor
 
 from engines.errors import UserError
 from exporter.budget import Budget
-from exporter.cluster import ABSENT, members, prominence
-from exporter.density import distances
-from exporter.frames import frames
-from exporter.patchwork import Patches, patchwork
+from exporter.maths.cluster import ABSENT, members, prominence
+from exporter.maths.density import distances
+from exporter.maths.frames import frames
+from exporter.maths.patchwork import Patches, patchwork
+from exporter.maths.scenes import agreement, contiguous, scenes
+from exporter.maths.slots import EMPTY
+from exporter.maths.windows import Windows, blend, constant, found, inside, split, together
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
-from exporter.scenes import agreement, contiguous, scenes
 from exporter.select import ranked
-from exporter.slots import EMPTY
-from exporter.windows import Windows, blend, constant, found, inside, split, together
 
 FEW = 14  # so many rows stay as they are
 
@@ -27,7 +27,7 @@ class PruneVid(Reducer):
     """Still places of a window are merged over it, then these rows and each frame's others become clusters' means.
 
     A place is still where the mean cosine of all pairs of the window's frames is high; its row is the mean over the
-    window. Of n rows c are centres: the largest `delta rho` (`exporter.cluster.prominence`, k neighbours); each row
+    window. Of n rows c are centres: the largest `delta rho` (`cluster.prominence`, k neighbours); each row
     joins the nearest, and the mean of each cluster stays, the highest peak first. All fp32. Rows stand window by
     window, still ones first, then frame by frame; each has the place of its centre, in the window's first frame where
     it was still. They are numbered anew. Budget: tokens of the whole video.
@@ -39,7 +39,7 @@ class PruneVid(Reducer):
             that can be, of which the last may be empty.
         tau: the mean cosine above which a place is still (exact).
         cluster_ratio: as above (exact).
-        temporal_segment_ratio: clusters of frames, as a part of the frames (exact), see `exporter.scenes`.
+        temporal_segment_ratio: clusters of frames, as a part of the frames (exact), see `exporter.maths.scenes`.
         k: neighbours, of frames too.
         still: see mode (fixed).
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from exporter.budget import Budget
-from exporter.greedy import diverse
+from exporter.maths.greedy import diverse
+from exporter.maths.similarity import cosines
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
-from exporter.similarity import cosines
 
 MODES = ("max-sum", "k-center")
 INITS = ("cls", "far", "center")

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from engines.errors import UserError
 from exporter.budget import Budget
-from exporter.counts import counts
+from exporter.maths.counts import counts
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.select import gather_rows, marked, ranked, top_k
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from exporter.budget import Budget
-from exporter.frames import frames
+from exporter.maths.frames import frames
+from exporter.maths.slots import packed
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.select import marked, ranks, top_k
-from exporter.slots import packed
 
 WIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)  # of the Gaussians
 TEMPERATURE = 0.01

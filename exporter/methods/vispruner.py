@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from exporter.budget import Budget
-from exporter.peel import peel
+from exporter.maths.peel import peel
+from exporter.maths.similarity import cosines
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.scores import WITHOUT_CLS, attended, scored_layer
 from exporter.select import gather_rows, ranked
-from exporter.similarity import cosines
 
 STEP = 8  # patches that a round drops
 

@@ -10,8 +10,8 @@ from torch.nn.functional import normalize, pad
 
 from engines.errors import UserError
 from exporter.budget import Budget
-from exporter.counts import counts, falling
-from exporter.pagerank import attention_graph, importance, weighted_pagerank
+from exporter.maths.counts import counts, falling
+from exporter.maths.pagerank import attention_graph, importance, weighted_pagerank
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.scores import scored_layer
 from exporter.select import marked, ranked, top_k

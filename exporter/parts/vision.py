@@ -40,12 +40,13 @@ class VisionPart(Part):
         joined = join(self.job, tower.sequence)
         projected = self.job.walk(Stack("projected"), sequence=joined, inputs=inputs, align=self.family.aligned)
         last = projected.run(0)
-        self.found.facts["carried"] = list(last.carry)
+        carry = last.carry if any(stage.stack == "decoder" for stage in self.job.stages) else {}
+        self.found.facts["carried"] = list(carry)
         rows, kept = last.hidden, last.origin[:, 0]
         if self.job.uncut:
             rows, kept = self.family.complete(rows, kept)
         named = {"image_embeds": rows, "kept_indices": kept}
-        named |= {f"carry.{name}": values[:, 0].float() for name, values in last.carry.items()}
+        named |= {f"carry.{name}": values[:, 0].float() for name, values in carry.items()}
         width, count = rows.shape[2], ("batch", rows.shape[1])
         self.found.facts["tokens"] = rows.shape[1]
         views = self.family.form.views
@@ -54,7 +55,7 @@ class VisionPart(Part):
             named | seen | projected.outputs,
             Port("image_embeds", FLOAT, (*count, width), "rows that replace a picture's places"),
             Port("kept_indices", "int64", count, KEPT),
-            *(Port(f"carry.{name}", "float32", count, "for the prefill part") for name in last.carry),
+            *(Port(f"carry.{name}", "float32", count, "for the prefill part") for name in carry),
         )
 
     def _tower(self, pixel_values: Tensor, inputs: dict[str, Tensor]) -> Walk:

@@ -77,7 +77,8 @@ def test_logits_behind_a_key_bias_are_the_same_in_the_reference():
     model.set_attn_implementation(NAME)
     with torch.no_grad():
         hidden = family.patch_embeddings(pixels)
-        walk = Walk(family.tower, Biased(), stages, Shape(4, Grid(2, 2)), Sequence(hidden, 1, 4, torch.arange(4).expand(1, 1, 4)))
+        start = Sequence(hidden, 1, 4, torch.arange(4).expand(1, 1, 4))
+        walk = Walk(family.tower, Biased(), stages, Shape(4, Grid(2, 2)), start)
         walk.run(2)
     torch.testing.assert_close(surgeon.outputs["raw"], walk.outputs["raw"], rtol=1e-4, atol=1e-4)
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from engines.errors import UserError
-from exporter.demo import demo_checkpoint
 from exporter.checkpoint import Checkpoint
+from exporter.demo import demo_checkpoint
 from exporter.furnish import chat_template, check_prompt, furnish
 
 FACTS = SimpleNamespace(image_token_id=4, video_token_id=None, vocab_size=68)  # the demo's

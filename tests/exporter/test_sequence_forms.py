@@ -26,7 +26,8 @@ def test_the_rows_of_a_token_stay_together():
 def test_rows_merge_with_their_counterparts():
     before = encoded(unit=2)
     mix = torch.rand(2, 1, 1, 4)
-    after = cut(before, Stage("tower", 0, keep=1, extra=1), Selection(torch.tensor([[[2]], [[0]]]), mix), renumber=False)
+    stage, picked = Stage("tower", 0, keep=1, extra=1), torch.tensor([[[2]], [[0]]])
+    after = cut(before, stage, Selection(picked, mix), renumber=False)
     tokens = before.hidden[:, 1:].unflatten(1, (4, 2))
     want = torch.einsum("bn,bnuc->buc", mix[:, 0, 0], tokens)
     torch.testing.assert_close(after.hidden[:, 3:], want)

@@ -83,7 +83,8 @@ class Tiny:
     def __init__(self, *stages, sequence, script=None, positions="renumber", name="decoder", turn=True):
         self.layers = [Layer(1), Layer(2)]
         stack = Stack(name, tuple(layer.block() for layer in self.layers), rotary if turn else None)
-        self.walk = Walk(stack, Scripted(script=script or {}, positions=positions), stages, Shape(4, Grid(2, 2)), sequence)
+        reducer = Scripted(script=script or {}, positions=positions)
+        self.walk = Walk(stack, reducer, stages, Shape(4, Grid(2, 2)), sequence)
 
     def run(self, layers=2):
         self.walk.run(layers)

@@ -6,8 +6,8 @@ import torch
 
 from engines.backends import trt_rtx
 from engines.registry import BuildJob
-from exporter.greedy import SEARCHES, diverse
-from exporter.peel import peel, rounds
+from exporter.maths.greedy import SEARCHES, diverse
+from exporter.maths.peel import peel, rounds
 from graph_passes import fold, fuse, lower_diverse, lower_select
 from tests.graph_passes.graphs import operators, outputs, parsed
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from exporter.budget import Budget
 from exporter.eager_taps import EagerTaps, Seen
+from exporter.maths.similarity import mean_text
 from exporter.methods.cdpruner import (
     EPSILON,
     CDPruner,
@@ -20,7 +21,6 @@ from exporter.methods.cdpruner import (
 )
 from exporter.reducer import Grid, Shape
 from exporter.select import gather_rows
-from exporter.similarity import mean_text
 from tools.golden import Arrays, Check
 
 

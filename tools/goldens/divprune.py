@@ -9,10 +9,10 @@ from torch import Tensor
 
 from exporter.budget import Budget
 from exporter.eager_taps import EagerTaps, Seen
+from exporter.maths.similarity import cosines
 from exporter.methods.divprune import DivPrune, farthest
 from exporter.reducer import Grid, Shape
 from exporter.select import gather_rows
-from exporter.similarity import cosines
 from tools.golden import Arrays, Check
 
 

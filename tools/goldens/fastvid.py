@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from exporter.absorb import NEIGHBOURS
 from exporter.budget import Budget
-from exporter.density import peaks
-from exporter.frames import cosine
+from exporter.maths.absorb import NEIGHBOURS
+from exporter.maths.density import peaks
+from exporter.maths.frames import cosine
+from exporter.maths.segments import anchors, dynamic
 from exporter.methods.fastvid import FastVID
 from exporter.reducer import Taps
-from exporter.segments import anchors, dynamic
 from exporter.select import gather_rows, top_k
 from tools.golden import Arrays, Check
 from tools.goldens.video import video_taps

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from exporter.budget import Budget
 from exporter.eager_taps import EagerTaps, Seen
-from exporter.frames import cosine
+from exporter.maths.frames import cosine
+from exporter.maths.slots import packed
 from exporter.methods.holitom import HoliTom
 from exporter.reducer import Grid, Selection, Shape, Stage
 from exporter.select import gather_rows
 from exporter.sequence import Sequence, cut
-from exporter.slots import packed
 from tools.golden import Arrays, Check
 from tools.goldens.video import video_taps
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from exporter.eager_taps import EagerTaps, Seen
+from exporter.maths.runs import Runs
 from exporter.methods.holov import HoloV
 from exporter.reducer import Grid, Shape, Stage
-from exporter.runs import Runs
 from exporter.sequence import Sequence, cut
 from tools.golden import Arrays, Check
 

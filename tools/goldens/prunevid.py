@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from exporter.budget import Budget
+from exporter.maths.scenes import contiguous, scenes
 from exporter.methods.prunevid import PruneVid
-from exporter.scenes import contiguous, scenes
 from tools.golden import Arrays, Check
 from tools.goldens.video import video_taps
 

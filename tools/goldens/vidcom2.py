@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from exporter.budget import Budget
+from exporter.maths.slots import EMPTY
 from exporter.methods.vidcom2 import VidCom2, calm_channels, counts, scales, typical
 from exporter.select import gather_rows
-from exporter.slots import EMPTY
 from tools.golden import Arrays, Check
 from tools.goldens.video import video_taps
 

@@ -142,7 +142,8 @@ def _qwen(folder):
     told = json.loads(config.to_json_string())
     told["vision_config"] |= {"hidden_size": WIDTH, "intermediate_size": 96, "depth": LAYERS, "num_heads": HEADS}
     told["vision_config"] |= {"out_hidden_size": WIDTH, "fullatt_block_indexes": [1, 3]}
-    told["text_config"] |= {"hidden_size": WIDTH, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": HEADS}
+    told["text_config"] |= {"hidden_size": WIDTH, "intermediate_size": 96, "num_hidden_layers": 2}
+    told["text_config"] |= {"num_attention_heads": HEADS, "num_key_value_heads": 2}
     told["text_config"]["rope_parameters"]["mrope_section"] = [4, 6, 6]
     config = Qwen2_5_VLConfig.from_dict(told)
     model = Qwen2_5_VLForConditionalGeneration._from_config(config)
@@ -152,7 +153,7 @@ def _qwen(folder):
 WRITERS = {
     "Llava": _llava,
     "LlavaNext": _llava_next,
-    "LlavaOnevision": lambda folder: tiny_llava_onevision.write(folder, _random(tiny_llava_onevision.tiny_model(**SIZES))),
+    "LlavaOnevision": lambda at: tiny_llava_onevision.write(at, _random(tiny_llava_onevision.tiny_model(**SIZES))),
     "Qwen25VL": _qwen,
     "VideoLlava": lambda folder: tiny_video_llava.write(folder, _random(tiny_video_llava.tiny_model(**SIZES))),
     "clip": lambda folder: tiny_clip.write(folder, WIDTH),

@@ -5,7 +5,7 @@ import torch
 
 from engines.errors import UserError
 from exporter.budget import Budget
-from exporter.density import peaks
+from exporter.maths.density import peaks
 from exporter.methods.fastvid import FastVID
 from exporter.reducer import Grid, Shape, Stage
 from exporter.registry import method

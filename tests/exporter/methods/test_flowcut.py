@@ -9,7 +9,7 @@ from engines.errors import UserError
 from exporter.budget import Budget
 from exporter.calibrate import calibrate
 from exporter.eager_taps import Seen
-from exporter.flow import Drop, flow_to_text, inflow, to_prune
+from exporter.maths.flow import Drop, flow_to_text, inflow, to_prune
 from exporter.methods.flowcut import FlowCut, cuts
 from exporter.recipe import Recipe
 from exporter.reducer import QKV, Grid, Shape, Stage

@@ -9,7 +9,7 @@ import torch
 
 from engines.errors import UserError
 from exporter.budget import Budget
-from exporter.folding import fold
+from exporter.maths.folding import fold
 from exporter.methods.holitom import HoliTom
 from exporter.plan import make_plan
 from exporter.reducer import Grid, Shape, Stage

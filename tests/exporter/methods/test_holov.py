@@ -5,10 +5,10 @@ import torch
 
 from engines.errors import UserError
 from exporter.budget import Budget
+from exporter.maths.runs import Runs
 from exporter.methods.holov import HoloV, passed_on
 from exporter.reducer import Grid, Shape, Stage
 from exporter.registry import method
-from exporter.runs import Runs
 from tests.exporter.methods.common import (
     attention,
     cls_taps,

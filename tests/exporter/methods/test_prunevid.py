@@ -7,11 +7,11 @@ import torch
 
 from engines.errors import UserError
 from exporter.budget import Budget
+from exporter.maths.scenes import contiguous
 from exporter.methods.prunevid import PruneVid
 from exporter.plan import make_plan
 from exporter.reducer import Grid, Shape, Stage
 from exporter.registry import method
-from exporter.scenes import contiguous
 from tests.exporter.methods.common import exported, golden_paths, hidden_taps, normal, play_case
 from tests.exporter.methods.scenery import peaks, rows_of, same, scenery
 

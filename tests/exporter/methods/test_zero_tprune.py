@@ -6,8 +6,8 @@ import torch
 from engines.errors import UserError
 from exporter.budget import Budget
 from exporter.eager_taps import Seen
+from exporter.maths.pagerank import importance, weighted_pagerank
 from exporter.methods.zero_tprune import ZeroTPrune, steps, unlike
-from exporter.pagerank import importance, weighted_pagerank
 from exporter.reducer import QKV, Grid, Shape, Stage
 from exporter.registry import method
 from tests.exporter.methods.common import attention, exported, in_turn, normal, taps

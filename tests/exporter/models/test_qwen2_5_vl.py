@@ -219,7 +219,7 @@ def test_the_uncut_tower_attends_window_by_window(dense):
     known = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred.graph.value_info}
     nodes = [node for node in model.graph.node if node.op_type == "Attention"]
     rows = [known[node.input[0]][2] for node in nodes]
-    assert sorted(rows) == [4, 8, 8, 8, 16, 16, 140, 140] or sorted(rows) == [4, 4, 8, 8, 16, 16, 140, 140], rows
+    assert sorted(rows) == [4, 4, 8, 8, 16, 16, 140, 140]  # two layers with windows of 1, 2 and 4 tokens, two without
     assert all(len([name for name in node.input if name]) == 3 for node in nodes)  # no masks
 
 
@@ -233,7 +233,7 @@ def test_a_pruned_bundle_passes_parity_and_says_where_its_tokens_stand(checkpoin
     assert picture["mrope"] == {"grid": [1, 9, 8], "step": 1}
     decoder = {port["name"]: list(port["shape"]) for port in outcome.contract["parts"]["decoder"]["inputs"]}
     assert decoder["position_ids"] == [3, "batch", "tokens"]
-    assert outcome.contract["model"]["eos_token_ids"] == [STOP, WORDS]
+    assert outcome.contract["model"]["eos_token_ids"] == (STOP, WORDS)
 
 
 def test_a_decoder_that_is_cut_keeps_the_positions(checkpoint, tmp_path):

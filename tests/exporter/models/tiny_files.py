@@ -1,4 +1,4 @@
-"""What a tiny checkpoint holds beside its weights: the demo's tokenizer with a token for videos, template, processor."""
+"""What a tiny checkpoint holds beside its weights: a tokenizer that knows videos, a template, a processor."""
 
 import json
 import shutil

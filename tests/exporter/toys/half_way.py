@@ -30,9 +30,7 @@ class HalfWay(Reducer):
         mix = near.gather(2, kept[..., None].expand(-1, -1, -1, near.shape[-1]))
         size = 1 + mix.sum(-1)
         before = taps.carry.get("size", torch.ones(near.shape[:3])).gather(2, kept)
-        return Selection(
-            kept, mix, tuple(range(stage.keep)), key_bias=size.log() - before.log(), carry={"size": size}
-        )
+        return Selection(kept, mix, tuple(range(stage.keep)), key_bias=size.log() - before.log(), carry={"size": size})
 
 
 METHOD = HalfWay

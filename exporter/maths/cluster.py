@@ -14,9 +14,9 @@ ABSENT = -1.0  # below any score
 def prominence(squares: Tensor, active: Tensor, neighbours: int, limit: Tensor | None = None) -> Tensor:
     """`delta rho` of the active rows, fp32 `[...,M]`; `ABSENT` of all others.
 
-    `squares` `[...,M,M]`: D_ij^2, see `exporter.density.distances`; `active` `[...,M]` bool; k is `neighbours`, at most
+    `squares` `[...,M,M]`: D_ij^2, see `density.distances`; `active` `[...,M]` bool; k is `neighbours`, at most
     `limit` `[...]` int64, at most all. `rho_i = exp(-mean of the k smallest D_ij^2)`, itself included; `delta_i` the
-    least D_ij to a denser row, or the largest of all distances: `exporter.density.peaks` of the active rows alone.
+    least D_ij to a denser row, or the largest of all distances: `density.peaks` of the active rows alone.
     """
     both = active.unsqueeze(-1) & active.unsqueeze(-2)
     count = active.sum(-1)

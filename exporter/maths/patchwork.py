@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from exporter.maths.slots import EMPTY, packed
 from exporter.reducer import Selection
 from exporter.select import gather_rows
-from exporter.slots import EMPTY, packed
 
 
 class Patches(NamedTuple):

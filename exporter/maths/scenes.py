@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from exporter.cluster import members, prominence
-from exporter.density import distances
+from exporter.maths.cluster import members, prominence
+from exporter.maths.density import distances
+from exporter.maths.windows import blend, together
 from exporter.select import ranked
-from exporter.windows import blend, together
 
 
 def scenes(features: Tensor, count: int, neighbours: int) -> Tensor:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from exporter.density import distances, peaks
-from exporter.segments import anchors, dynamic, uniform
-from exporter.slots import EMPTY, packed
+from exporter.maths.density import distances, peaks
+from exporter.maths.segments import anchors, dynamic, uniform
+from exporter.maths.slots import EMPTY, packed
 from tests.exporter.methods.common import exported, normal
 from tests.exporter.methods.common import uniform as between
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from exporter.cluster import members, prominence
-from exporter.density import distances
-from exporter.patchwork import Patches
+from exporter.maths.cluster import members, prominence
+from exporter.maths.density import distances
+from exporter.maths.patchwork import Patches
+from exporter.maths.slots import EMPTY
+from exporter.maths.windows import Windows, blend
 from exporter.select import ranks
-from exporter.slots import EMPTY
-from exporter.windows import Windows, blend
 
 LOWEST = -3e38  # below any attention
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from exporter.greedy import SEARCHES, diverse
-from exporter.peel import peel, rounds
-from exporter.set_order import LARGEST, RUN, set_order
+from exporter.maths.greedy import SEARCHES, diverse
+from exporter.maths.peel import peel, rounds
+from exporter.maths.set_order import LARGEST, RUN, set_order
 from tests.exporter.methods.common import normal, uniform
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from exporter.frames import cosine
+from exporter.maths.frames import cosine
 from exporter.select import ranks
 
 

@@ -7,7 +7,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from exporter.windows import together
+from exporter.maths.windows import together
 
 
 def stillness(alike: Tensor, threshold: float) -> Tensor:

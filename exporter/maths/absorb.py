@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from exporter.density import peaks
-from exporter.segments import Anchors
+from exporter.maths.density import peaks
+from exporter.maths.segments import Anchors
+from exporter.maths.slots import packed
 from exporter.select import gather_rows, ranks
-from exporter.slots import packed
 
 NEIGHBOURS = 4
 ITSELF, NEVER = 2.0, -2.0  # beyond any cosine
