@@ -52,7 +52,7 @@ def _picture(planned: Planned) -> dict[str, Any]:
         "views": form.views,
         "grid": list(shape.grid),
         "tokens": planned.tokens,
-        "patches": shape.tokens + planned.added,
+        "patches": planned.rows,
         "mrope": planned.mrope,
         "preprocess": dict(planned.preprocess),
     }

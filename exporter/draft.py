@@ -48,7 +48,8 @@ class Planned:
     preprocess: Mapping[str, Any]
     placeholder: int
     mrope: Mapping[str, Any] | None
-    added: int  # rows that the family adds to an uncut picture
+    added: int  # rows that the family adds, where the picture is uncut
+    rows: int  # of an uncut picture
 
     @property
     def tokens(self) -> int:
@@ -219,8 +220,9 @@ def _planned(recipe: Recipe, reducer: Reducer, family: Family, folder: Path) -> 
     shape = family.shape(recipe.images)
     stages = make_plan(recipe.method, reducer, shape, Budget("100%" if recipe.keep is None else recipe.keep))
     cut = any(stage.keep is not None for stage in stages if stage.stack != "decoder")
-    added = 0 if cut else family.added
-    return Planned(family.form, shape, stages, family.preprocess(folder), family.placeholder, family.mrope, added)
+    added, rows = 0 if cut else family.added, shape.tokens + family.added
+    prepared = family.preprocess(folder)
+    return Planned(family.form, shape, stages, prepared, family.placeholder, family.mrope, added, rows)
 
 
 def _clip(recipe: Recipe, reducer: Reducer, family: type[Family]) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from engines.errors import UserError
 from engines.measure import Pair
 from engines.parity import Case
 from engines.prompt import Prompt
@@ -124,14 +125,24 @@ class _Run:
         parts = {name: load(self.root / "onnx" / f"{mark}{name}.{dtype}.onnx") for name in told["parts"]}
         return Session(told, parts, self._prompt(), dtype)
 
-    def _speed(self, pruned: Session, case: Case) -> list[Pair]:
-        """Time the dense model beside the pruned one, where it fits; its graphs do not stay."""
+    def _dense(self) -> tuple[Draft | None, str]:
+        """The same export without pruning, or why there is none to compare with."""
         reason = "nothing is pruned" if not self.draft.stages else outcome.too_large(self.draft)
         if reason:
+            return None, reason
+        try:
+            recipe = replace(self.draft.recipe, method="none", keep=None, params={}, aux={}, max_length=None)
+            return Draft.of(recipe), ""
+        except UserError as error:  # all of a picture may be more than the model takes
+            return None, str(error)
+
+    def _speed(self, pruned: Session, case: Case) -> list[Pair]:
+        """Time the dense model beside the pruned one, where it fits; its graphs do not stay."""
+        dense, reason = self._dense()
+        if dense is None:
             with self.report.step("compare speed with the dense model") as step:
                 step.note = f"left out: {reason}"
             return []
-        dense = Draft.of(replace(self.draft.recipe, method="none", keep=None, params={}))
         quiet = Reporter(Console(quiet=True), 0)
         parts = {"fp32": _Run(dense, self.root, quiet).trace(dense, "fp32", "dense.")}
         with self.report.step("compare speed with the dense model") as step:

@@ -173,6 +173,11 @@ class Family(ABC):
         del kept
         return None
 
+    def numbers(self, kept: Tensor) -> Tensor:
+        """Patch numbers `[...,V,k]` within each view as places among an uncut picture's rows; negative ones stay."""
+        first = torch.arange(self.form.views)[:, None] * self.shape(1).patches
+        return torch.where(kept < 0, kept, kept + first)
+
     @property
     def added(self) -> int:
         """How many rows `complete` adds."""

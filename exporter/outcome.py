@@ -8,7 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from engines import report
 from engines.flops import prefill_flops, vision_flops
@@ -46,18 +48,22 @@ def picture(draft: Draft, session: Session, cases: list[Case], found: Run, root:
             continue
         seen.add(case.picture)
         answer = session.prompt.decode([t for t in found.tokens[number] if t not in session.contract.eos])
-        *others, last = _panels(draft.planned[found.forms[number]], session, case, found.kept[number], root)
+        *others, last = _panels(draft, draft.planned[found.forms[number]], session, case, found.kept[number], root)
         shown += [*(Shown(*panel) for panel in others), Shown(*last, case.question, answer.strip())]
     preview(shown, root / "preview.png")
     return (root / "preview.png").read_bytes()
 
 
-def _panels(planned: Planned, session: Session, case: Case, kept: NDArray[Any], root: Path) -> list[Panel]:
+def _panels(
+    draft: Draft, planned: Planned, session: Session, case: Case, kept: NDArray[Any], root: Path
+) -> list[Panel]:
     """What was kept of a case's picture, in the form that it took."""
     views = views_of(opened(session, case, root / "parity"), planned.preprocess)
-    every = range(planned.shape.tokens)  # of an uncut picture that the family adds rows to
-    patches = every if planned.added else [number for number in kept.tolist() if number >= 0]
-    return panels(views, planned.form, planned.shape.grid, patches)
+    shape = planned.shape
+    family = draft.family(draft.config, nn.Module(), planned.form)
+    places = family.numbers(torch.arange(shape.patches).expand(shape.views, -1)).flatten().tolist()
+    number = {place: number for number, place in enumerate(places)}  # other rows are no patches
+    return panels(views, planned.form, shape.grid, [number[place] for place in kept.tolist() if place in number])
 
 
 def write_parity(parity: Mapping[str, Any], pairs: list[Pair], root: Path) -> dict[str, Any]:

@@ -116,9 +116,9 @@ class Reference:
     def _in_order(self, looks: list[Surgeon]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """All views' rows behind the projector, their patch numbers, what they carry: one list."""
         shape, unit = self.family.shape(1), self.family.unit
-        rows, numbers, marks = list[Tensor](), list[Tensor](), list[Tensor]()
+        rows, marks = list[Tensor](), list[Tensor]()
         pooling = self.family.pooling
-        for view, look in enumerate(looks):
+        for look in looks:
             if self.uncut and self.family.keeps_cls:
                 look.adopt()
             first = look.starts[0]
@@ -130,11 +130,11 @@ class Reference:
                 rows[-1], origin = pooling @ rows[-1], torch.arange(len(pooling))
                 look.carry = {name: values @ pooling.T for name, values in look.carry.items()}
             marks.append(origin)
-            numbers.append(torch.where(origin < 0, origin, origin + view * shape.patches))
-        order = self.family.stitch(torch.stack(marks)[None])
+        kept = torch.stack(marks)[None]
+        order = self.family.stitch(kept)
         place = torch.arange(sum(map(len, rows))) if order is None else order[0]
         carry = {n: torch.cat([look.carry[n] for look in looks], -1)[..., place] for n in looks[0].carry}
-        return torch.cat(rows)[place], torch.cat(numbers)[place], carry
+        return torch.cat(rows)[place], self.family.numbers(kept).flatten()[place], carry
 
     def words(self, ids: list[int]) -> dict[str, Tensor]:
         """What a method may read of the prompt `ids`, if it reads any."""

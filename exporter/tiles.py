@@ -87,6 +87,15 @@ def stitched(kept: Tensor, grid: Grid, tiles: tuple[int, int]) -> Tensor:
     return torch.cat([torch.arange(width).expand(kept.shape[0], -1), behind], 1)
 
 
+def numbered(kept: Tensor, grid: Grid, tiles: tuple[int, int]) -> Tensor:
+    """Patch numbers `[...,V,k]` within each view as rows of the uncut picture with newlines; negative ones stay."""
+    patches, line = grid.rows * grid.cols, tiles[1] * grid.cols
+    places = canvas_places(grid, tiles)
+    places = torch.cat([torch.arange(patches), patches + places + places // line])
+    views = torch.arange(1 + tiles[0] * tiles[1])[:, None] * patches
+    return torch.where(kept < 0, kept, places[kept.clamp(min=0) + views])
+
+
 def with_newlines(rows: Tensor, newline: Tensor, grid: Grid, tiles: tuple[int, int]) -> Tensor:
     """All rows of an uncut picture `[B,V*N,D]` with `newline` `[D]` behind each row of the canvas."""
     patches, down, across = grid.rows * grid.cols, tiles[0] * grid.rows, tiles[1] * grid.cols

@@ -53,14 +53,25 @@ class Witness:
         cuts = [stage for stage in self.reference.stages if stage.stack != "decoder" and stage.keep is not None]
         return cuts[0] if len(cuts) == 1 and not (cuts[0].extra or cuts[0].cls) else None
 
-    def _by_view(self, kept: Tensor) -> Tensor:
-        """Kept numbers of a picture `[K]` as each view counts them, `[V,1,k]`; behind the projector it is one."""
+    @property
+    def numbers(self) -> Tensor:
+        """`kept_indices` of every token as the one cut counts them: `[V,N]` in the tower, `[1,T]` behind it."""
         assert self.cut is not None
-        shape = self.reference.family.shape(1)
-        if self.cut.stack == "projected" or shape.views == 1:
-            return kept[None, None]
-        numbers = kept.sort().values.reshape(shape.views, 1, -1)
-        return numbers - torch.arange(shape.views)[:, None, None] * shape.patches
+        family, shape = self.reference.family, self.reference.family.shape(1)
+        every = torch.arange(shape.patches).expand(1, shape.views, -1)
+        numbers, order = family.numbers(every)[0], family.stitch(every)
+        if self.cut.stack == "tower":
+            return numbers
+        return numbers.reshape(1, -1) if order is None else numbers.flatten()[order]
+
+    def _by_view(self, kept: Tensor) -> Tensor:
+        """Kept numbers of a picture `[K]` as the cut's own indices, `[V,1,k]`; blanks stay."""
+        numbers = self.numbers
+        if len(numbers) == 1:
+            index = {number: place for place, number in enumerate(numbers[0].tolist())}
+            return torch.tensor([index.get(number, number) for number in kept.tolist()])[None, None]
+        mine = (numbers[..., None] == kept).any(-1)  # [V,N]
+        return torch.stack([view.nonzero()[None, :, 0] for view in mine])
 
     def tensors(self, case: Case, free: Sight, seen: Sight, comparable: bool) -> dict[str, Tensor]:  # noqa: FBT001
         """Everything to compare; a decoder cut has the number of the layer group that begins behind it."""
@@ -68,7 +79,9 @@ class Witness:
         found = {"free_kept": free.kept, "embeds": seen.embeds, "logits": logits, "tokens": torch.tensor(tokens)}
         found["comparable"] = torch.tensor(comparable)
         if self.cut is not None and self.cut in free.scores and not self.cut.blanks:
-            found["scores"] = free.scores[self.cut][0]
+            scores = free.scores[self.cut][0]
+            found["scores"] = scores.new_full((int(self.numbers.max()) + 1,), float(scores.min()))
+            found["scores"][self.numbers[0]] = scores
         cuts = self.reference.read(case.ids, [seen], []).kept
         numbered = {self.groups.index(s.layer + 1): kept for s, kept in cuts.items() if s.layer + 1 in self.groups}
         return found | {f"kept_indices.{number}": kept for number, kept in numbered.items()}

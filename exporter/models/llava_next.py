@@ -85,6 +85,10 @@ class LlavaNext(ClipLlama):
         """The whole picture, then the canvas of tiles row by row."""
         return tiles.stitched(kept, self.shape(1).grid, self._tiles)
 
+    def numbers(self, kept: Tensor) -> Tensor:
+        """With the rows that end the canvas' lines counted."""
+        return tiles.numbered(kept, self.shape(1).grid, self._tiles)
+
     @property
     def added(self) -> int:
         """One for each line of the canvas."""

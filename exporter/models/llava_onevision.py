@@ -112,6 +112,11 @@ class LlavaOnevision(ClipLlama):
         """The whole picture, then the canvas of tiles row by row."""
         return None if self.form.tiles is None else tiles.stitched(kept, self.shape(1).grid, self.form.tiles)
 
+    def numbers(self, kept: Tensor) -> Tensor:
+        """With the rows that end the canvas' lines counted."""
+        grid = self.shape(1).grid
+        return super().numbers(kept) if self.form.tiles is None else tiles.numbered(kept, grid, self.form.tiles)
+
     @property
     def added(self) -> int:
         """`image_newline` once, or behind each line of the canvas."""

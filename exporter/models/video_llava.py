@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from exporter import clip_tower
@@ -73,6 +74,17 @@ class VideoLlava(ClipLlama):
     def added(self) -> int:
         """A [CLS] row for each frame."""
         return self.form.views if self.keeps_cls else 0
+
+    def numbers(self, kept: Tensor) -> Tensor:
+        """With the frames' [CLS] rows counted."""
+        if not self.keeps_cls:
+            return super().numbers(kept)
+        first = torch.arange(self.form.views)[:, None] * (self.shape(1).patches + 1) + 1
+        return torch.where(kept < 0, kept, kept + first)
+
+    def complete(self, rows: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """[CLS] rows are there already; rows are numbered as the model reads them."""
+        return rows, torch.arange(kept.shape[1]).expand(kept.shape[0], -1)
 
     def stock_pixels(self, directory: Path, picture: Path) -> Tensor:
         """CLIP's image processor on Pillow, frame by frame."""

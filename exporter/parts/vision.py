@@ -10,7 +10,7 @@ from exporter.select import gather_rows
 from exporter.sequence import Sequence, adopt
 from exporter.stack import Stack, Walk
 
-KEPT = "patch number of each row, view after view, row-major; -1: merged or made; -2: an empty slot"
+KEPT = "place of each row in the uncut picture; -1: merged or made; -2: an empty slot"
 
 
 class VisionPart(Part):
@@ -89,8 +89,7 @@ def join(job: Job, seen: Sequence) -> Sequence:
         rows = pooling.to(rows.dtype) @ rows
         kept = torch.arange(len(pooling)).expand(*kept.shape[:2], -1)
         carried = {name: values.float() @ pooling.T for name, values in carried.items()}
-    numbers = kept + torch.arange(views)[:, None] * family.shape(1).patches
-    origin = torch.where(kept < 0, kept, numbers).flatten(1)
+    origin = family.numbers(kept).flatten(1)
     order = family.stitch(kept)
 
     def one_list(values: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import LlavaNextImageProcessorPil
 
 from engines.errors import UserError
+from engines.parity import Case
 from engines.tiles import choose, pixel_values
 from exporter.budget import Budget
 from exporter.draft import Draft
@@ -18,6 +19,7 @@ from exporter.plan import make_plan
 from exporter.recipe import Recipe
 from exporter.reference import Reference
 from exporter.registry import family, method
+from exporter.witness import Witness
 from tests.exporter.models.tiny_llava_next import GRIDS, TILE, tiny_config, tiny_model, write
 
 NONE = method("none")
@@ -114,7 +116,8 @@ def test_cut_it_is_the_stock_tower_with_rows_picked_in_the_stitched_order(checkp
             down, right = divmod(place, 3)
             tile_down, tile_right = divmod(view - 1, 2)
             canvas = (0, place, 0) if view == 0 else (1, tile_down * 3 + down, tile_right * 3 + right)
-            spots.append((canvas, view * 9 + place, rows[view, place]))
+            number = place if view == 0 else 9 + (tile_down * 3 + down) * 7 + tile_right * 3 + right  # 6 and a newline
+            spots.append((canvas, number, rows[view, place]))
     spots.sort(key=lambda spot: spot[0])
     assert sight.kept.tolist() == [number for _, number, _ in spots]
     torch.testing.assert_close(sight.embeds, torch.stack([row for *_, row in spots]))
@@ -137,3 +140,31 @@ def runtime_forms(draft):
     from exporter.contract import _picture
 
     return parse_forms([_picture(each) for each in draft.planned], draft.facts.hidden_size)
+
+
+def test_kept_indices_are_places_in_the_uncut_picture(checkpoint, tmp_path):
+    """Methods that keep positions number rows by them; newlines count."""
+    model = tiny_model()
+    own = LlavaNext(model.config, model, forms(model.config, "2x2")[0])
+    pixels = own.stock_pixels(checkpoint, picture(tmp_path / "a.png", 24, 24))
+    whole = Reference(own, NONE, ()).see(pixels)
+    for name in ("fastervlm", "divprune"):
+        reducer = method(name)
+        stages = make_plan(name, reducer, own.shape(1), Budget("30%"))
+        sight = Reference(own, reducer, stages).see(pixels)
+        torch.testing.assert_close(sight.embeds, whole.embeds[sight.kept])
+        assert sight.kept.tolist() == sorted(sight.kept.tolist())
+
+
+def test_other_indices_than_its_own_can_be_forced_on_the_reference(checkpoint, tmp_path):
+    """As 16-bit engines do; the indices are those of the uncut picture."""
+    model = tiny_model()
+    draft = Draft.of(Recipe(str(checkpoint), "divprune", "5", grids=("2x2",)))
+    own = LlavaNext(model.config, model, draft.main.form)
+    path = picture(tmp_path / "a.png", 24, 24)
+    whole = Reference(own, NONE, ()).see(own.stock_pixels(checkpoint, path))
+    reference = Reference(own, draft.reducer, draft.stages)
+    kept = torch.tensor([0, 8, 9, 14, 49])
+    _, seen = Witness(draft, reference, [], "fp16").sight(path, Case(path.name, "", "", [1, IMAGE]), kept)
+    assert seen.kept.tolist() == kept.tolist()
+    torch.testing.assert_close(seen.embeds, whole.embeds[kept])

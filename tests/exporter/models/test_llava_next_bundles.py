@@ -93,7 +93,7 @@ def _asked(rows, cols):
     return Asked(grids=(f"{rows}x{cols}",))
 
 
-@pytest.mark.parametrize(("method", "keep"), [("visionzip", "6"), ("divprune", "30%")])
-def test_methods_that_merge_or_act_behind_the_projector(bundle, method, keep):
+@pytest.mark.parametrize(("method", "keep"), [("visionzip", "6"), ("divprune", "30%"), ("dart", "30%")])
+def test_methods_that_merge_or_act_behind_the_projector_or_keep_positions(bundle, method, keep):
     outcome = bundle(method, keep)
     assert outcome.parity["verdict"] == "pass"
