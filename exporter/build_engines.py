@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Yard:
             UserError: the builder refused or died; the line names part, profile and log.
         """
         entry: dict[str, Any] = {"dtype": dtype, "options": list(target.options)}
-        entry |= {key: {} for key in ("files", "build_s", "bytes", "peak_mib", "fused_attention")}
+        entry |= {key: {} for key in ("files", "build_s", "bytes", "peak_mib", "batch", "fused_attention")}
         for name, part in parts.items():
             with report.step(f"build {name} for {target.name}") as step:
                 told, reused = self._engine(target, dtype, name, part)
@@ -44,7 +44,9 @@ class Yard:
 
     def _engine(self, target: Target, dtype: str, name: str, part: Built) -> tuple[dict[str, Any], bool]:
         onnx = self.root / "onnx" / f"{name}.{dtype}.onnx"
-        shapes, backend = profiles(name, part.inputs, self.limits), engine(target.name)
+        # TensorRT's compiler crashes on a Loop beside fused attention if the batch varies: one picture at a time there.
+        limits = replace(self.limits, batch=1) if part.nodes.get("Loop") else self.limits
+        shapes, backend = profiles(name, part.inputs, limits), engine(target.name)
         key = {
             "source": source_hash(),
             "graph": hash_file(onnx),
@@ -62,6 +64,7 @@ class Yard:
                 "build_s": built.seconds,
                 "bytes": built.bytes,
                 "peak_mib": built.peak_mib,
+                "batch": limits.batch,
                 **built.details,
             }
             (folder / "engine.json").write_text(json.dumps(told))

@@ -23,11 +23,11 @@ class ClipAux(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        from transformers import CLIPTextModelWithProjection
+        from transformers import CLIPTextModel
 
-        vision = config.vision_config
-        text = CLIPTextModelWithProjection._from_config(config.text_config, attn_implementation="sdpa")  # noqa: SLF001
-        self.text_model, self.text_projection = text.text_model, text.text_projection
+        vision, text = config.vision_config, config.text_config
+        self.text_model = CLIPTextModel._from_config(text, attn_implementation="sdpa")  # noqa: SLF001
+        self.text_projection = nn.Linear(text.hidden_size, config.projection_dim, bias=False)
         self.visual_projection = nn.Linear(vision.hidden_size, config.projection_dim, bias=False)
         self.vision_model = nn.Module()
         self.vision_model.post_layernorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)

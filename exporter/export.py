@@ -77,6 +77,7 @@ class _Run:
         draft, root = self.draft, self.root
         with self.report.step("copy weights and tokenizer"):
             if draft.clip:
+                (root / CLIP_TOKENIZER).parent.mkdir()
                 place(draft.clip / "tokenizer.json", root / CLIP_TOKENIZER)
             furnish(draft.checkpoint, root)
         parts: dict[str, dict[str, Built]] = {dtype: self.trace(draft, dtype) for dtype in draft.precisions}

@@ -51,6 +51,7 @@ class Shape:
         video: whether the views are frames, in order of time.
         global_layers: the tower layers that attend to the whole view; empty: all do.
         pooled: whether views are pooled behind the projector, so that nothing can be cut before.
+        places: where the tokens of view after view stand in the list behind the projector; empty: in that order.
     """
 
     patches: int
@@ -64,6 +65,7 @@ class Shape:
     video: bool = False
     global_layers: tuple[int, ...] = ()
     pooled: bool = False
+    places: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:

@@ -35,6 +35,11 @@ def ranked(scores: Tensor, keep: int) -> Tensor:
     return torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :keep]
 
 
+def ascending(indices: Tensor) -> Tensor:
+    """`[..., k]` int64 in ascending order; one TopK of a constant k while exporting, where a sort would measure it."""
+    return torch.topk(indices, indices.shape[-1], dim=-1, largest=False).values
+
+
 def ranks(scores: Tensor) -> Tensor:
     """Place of each score in its row `[..., n]`, the largest first: int64 `[..., n]`; ties as in `ranked`."""
     order = ranked(scores, scores.shape[-1])

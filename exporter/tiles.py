@@ -87,6 +87,13 @@ def stitched(kept: Tensor, grid: Grid, tiles: tuple[int, int]) -> Tensor:
     return torch.cat([torch.arange(width).expand(kept.shape[0], -1), behind], 1)
 
 
+def list_places(grid: Grid, tiles: tuple[int, int]) -> tuple[int, ...]:
+    """Where each token of view after view stands in the uncut picture's list."""
+    views = 1 + tiles[0] * tiles[1]
+    every = torch.arange(grid.rows * grid.cols).expand(1, views, -1)
+    return tuple(stitched(every, grid, tiles)[0].argsort().tolist())
+
+
 def numbered(kept: Tensor, grid: Grid, tiles: tuple[int, int]) -> Tensor:
     """Patch numbers `[...,V,k]` within each view as rows of the uncut picture with newlines; negative ones stay."""
     patches, line = grid.rows * grid.cols, tiles[1] * grid.cols

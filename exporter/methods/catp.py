@@ -11,6 +11,7 @@ from exporter.budget import Budget
 from exporter.maths.greedy import diverse
 from exporter.maths.similarity import cosines, mean_text
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
+from exporter.select import ascending
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class CATP(Reducer):
         meaning = mean_text(taps)
         aligned = (normalize(rows.float(), dim=-1) * normalize(meaning, dim=-1)[:, None]).sum(-1)
         picks = diverse((1 + cosines(rows)) / 2, self.lambda1 * (1 + aligned) / 2, stage.keep, "facility")
-        return Selection(indices=picks.sort(-1).values[:, None])
+        return Selection(indices=ascending(picks)[:, None])
 
 
 METHOD = CATP

@@ -12,6 +12,7 @@ from exporter.budget import Budget
 from exporter.maths.greedy import diverse
 from exporter.maths.similarity import mean_text
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
+from exporter.select import ascending
 
 MODES = ("paper", "openvino", "openvino-fallback")
 EPSILON = 1e-6
@@ -79,15 +80,16 @@ class CDPruner(Reducer):
         picks = (
             self._of_views(taps, rows, stage.keep) if self.mode == "paper" else self._of_halves(taps, rows, stage.keep)
         )
-        return Selection(indices=picks.sort(-1).values[:, None])
+        return Selection(indices=ascending(picks)[:, None])
 
     def _of_views(self, taps: Taps, rows: Tensor, keep: int) -> Tensor:
         """Picks of every view by itself, as places among all views' tokens: `[B,keep]`."""
         views, patches = taps.shape.views, taps.shape.patches
-        relevance = spread(taps.carry["relevance"][:, 0].float(), above=EPSILON)
-        unit = normalize(rows, dim=-1).reshape(-1, views, patches, rows.shape[2])
+        places = torch.tensor(taps.shape.places or range(views * patches))
+        relevance = spread(taps.carry["relevance"][:, 0].float(), above=EPSILON)[:, places]
+        unit = normalize(rows, dim=-1)[:, places].reshape(-1, views, patches, rows.shape[2])
         kernel = conditioned(unit, relevance.reshape(-1, views, patches))
-        return (likeliest(kernel, keep // views) + torch.arange(views)[:, None] * patches).flatten(1)
+        return places[(likeliest(kernel, keep // views) + torch.arange(views)[:, None] * patches).flatten(1)]
 
     def _of_halves(self, taps: Taps, rows: Tensor, keep: int) -> Tensor:
         """Picks of each half of the list, or of all of it: `[B,keep]`."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from exporter.budget import Budget
 from exporter.maths.set_order import LARGEST, set_order
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
-from exporter.select import gather_rows, marked, ranked
+from exporter.select import ascending, gather_rows, marked, ranked
 
 EPSILON = 1e-8
 FORMS, ORDERS = ("embed", "layer"), ("strength", "cpython")
@@ -84,7 +84,7 @@ class DART(Reducer):
         """Pivots and what they chose, in their original order."""
         assert stage.keep is not None
         kept = self.embed(taps, stage.keep) if self.form == "embed" else self.deep(taps, stage)
-        return Selection(indices=kept.sort(-1).values)
+        return Selection(indices=ascending(kept))
 
     def embed(self, taps: Taps, keep: int) -> Tensor:
         """`[B,1,keep]` in the order of growth, from embeddings before layer 0."""

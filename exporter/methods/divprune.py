@@ -11,6 +11,7 @@ from exporter.budget import Budget
 from exporter.maths.greedy import diverse
 from exporter.maths.similarity import cosines
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
+from exporter.select import ascending
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class DivPrune(Reducer):
         """The farthest points, in their original order."""
         assert stage.keep is not None
         picks = farthest(1 - cosines(taps.hidden(-1)), stage.keep)
-        return Selection(indices=picks.sort(-1).values[:, None])
+        return Selection(indices=ascending(picks)[:, None])
 
 
 def farthest(distances: Tensor, keep: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from exporter.budget import Budget
 from exporter.maths.greedy import diverse
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
-from exporter.select import top_k
+from exporter.select import ascending, top_k
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class LexRank(Reducer):
             relevance = self.balance * scores / scores.amax(-1, keepdim=True)
             margin = relevance[..., None, :] - (1 - self.balance) * alike
             picked = diverse(margin, relevance, stage.keep, "max-min")
-            return Selection(indices=picked.sort(dim=-1).values)
+            return Selection(indices=ascending(picked))
         scores = scores if self.choose == "top" else -scores
         return Selection(indices=top_k(scores, stage.keep), scores=scores)
 

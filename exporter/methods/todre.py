@@ -12,6 +12,7 @@ from exporter.budget import Budget
 from exporter.maths.greedy import diverse
 from exporter.maths.similarity import cosines
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
+from exporter.select import ascending
 
 MODES = ("max-sum", "k-center")
 INITS = ("cls", "far", "center")
@@ -75,7 +76,7 @@ class ToDRE(Reducer):
             if self.mode == "max-sum"
             else diverse(1 - alike, pivot, stage.keep, "max-min")
         )
-        return Selection(indices=picks.sort(-1).values[:, None])
+        return Selection(indices=ascending(picks)[:, None])
 
     def _by_cls(self, shape: Shape) -> bool:
         return self.init == "cls" and shape.has_cls

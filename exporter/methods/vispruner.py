@@ -11,7 +11,7 @@ from exporter.maths.peel import peel
 from exporter.maths.similarity import cosines
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.scores import WITHOUT_CLS, attended, scored_layer
-from exporter.select import gather_rows, ranked
+from exporter.select import ascending, gather_rows, ranked
 
 STEP = 8  # patches that a round drops
 
@@ -68,7 +68,7 @@ class VisPruner(Reducer):
         rows = taps.span_of(taps.hidden(stage.layer).transpose(1, 2))[:, 0].transpose(1, 2)
         rows = gather_rows(rows, rest)
         left = torch.gather(rest, 1, peel(cosines(rows), stage.keep - important, STEP))
-        return Selection(indices=torch.cat([first, left], 1).sort(-1).values[:, None])
+        return Selection(indices=ascending(torch.cat([first, left], 1))[:, None])
 
 
 METHOD = VisPruner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from exporter.clip_llama import ClipLlama
 from exporter.clip_processor import NAME as PROCESSOR
 from exporter.clip_processor import clip_processor
 from exporter.form import Asked, Form
+from exporter.reducer import Shape
 from exporter.section import Section
 
 PROCESSORS = ("LlavaNextImageProcessor", "LlavaNextImageProcessorFast", "LlavaNextImageProcessorPil")
@@ -80,6 +82,11 @@ class LlavaNext(ClipLlama):
         known = tiles.tile_grids(Section(stored.path, "config.json's", self.config), tile)
         if tiles.tile_grids(stored, tile) != known:
             raise stored.wrong("image_grid_pinpoints", "differs from config.json's: they must be the same")
+
+    def shape(self, images: int) -> Shape:
+        """With the order of the canvas."""
+        shape = super().shape(images)
+        return replace(shape, places=tiles.list_places(shape.grid, self._tiles))
 
     def stitch(self, kept: Tensor) -> Tensor:
         """The whole picture, then the canvas of tiles row by row."""

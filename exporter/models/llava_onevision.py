@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engines.flops import Geometry
 from exporter import clip_tower, tiles
 from exporter.clip_llama import ClipLlama
 from exporter.clip_processor import clip_processor
@@ -27,9 +28,10 @@ FRAMES = 32
 class LlavaOnevision(ClipLlama):
     """Where the tensors of `LlavaOnevisionForConditionalGeneration` live.
 
-    By default a picture is seen whole, in one view, as the model sees each of several pictures; `--grid RxC` adds tiles
-    as in LLaVA-NeXT, up to nine, which need no interpolation. Frames of a video are pooled to half their rows and
-    columns behind the projector: nothing can be cut in the tower there.
+    By default a picture is seen whole, in one view, squeezed into a square; the model's own processor does so only for
+    the view that tiles follow, and pads each of several pictures instead. `--grid RxC` adds tiles as in LLaVA-NeXT, up
+    to nine, which need no interpolation. Frames of a video are pooled to half their rows and columns behind the
+    projector: nothing can be cut in the tower there.
     """
 
     architectures = ("LlavaOnevisionForConditionalGeneration",)
@@ -48,6 +50,15 @@ class LlavaOnevision(ClipLlama):
         (re.compile(r"^(language_model\.model\.|model\.language_model\.(?!lm_head))"), "model.language_model."),
     )
 
+    most_tiles = 9  # more are interpolated to as many
+
+    @classmethod
+    def load_config(cls, directory: Path) -> Any:
+        """As LLaVA's; as many tiles as this family knows must need no interpolation."""
+        config, most = super().load_config(directory), f"anyres_max_{cls.most_tiles}"
+        Section(directory / "config.json", "", config).one_of("vision_aspect_ratio", (most,), default=most)
+        return config
+
     @classmethod
     def forms(cls, config: Any, asked: Asked) -> tuple[Form, ...]:
         """A picture, its tiles, or a video."""
@@ -62,15 +73,18 @@ class LlavaOnevision(ClipLlama):
         allowed = tiles.tile_grids(Section(Path("config.json"), "", config), size)
         return tiles.tile_forms([grid for grid in allowed if grid.rows * grid.cols <= cls.most_tiles], size, asked)
 
-    most_tiles = 9  # more are interpolated to as many
-
     def shape(self, images: int) -> Shape:
         """SigLIP's grid; a frame's is pooled."""
         shape = super().shape(images)
         if self.form.kind == "image":
-            return replace(shape, has_cls=False)
+            places = () if self.form.tiles is None else tiles.list_places(shape.grid, self.form.tiles)
+            return replace(shape, has_cls=False, places=places)
         grid = pooled_grid(shape.grid)
         return replace(shape, has_cls=False, grid=grid, patches=grid.rows * grid.cols, pooled=True)
+
+    def geometry(self, tokens: int) -> Geometry:
+        """Of a video, all rows go through the projector."""
+        return super().geometry(tokens if self.form.kind == "image" else self.form.views * self.seen)
 
     @property
     def seen(self) -> int:

@@ -10,7 +10,7 @@ def port(name, *shape):
     return Port(name, "float", shape, "")
 
 
-EMBED = [port("input_ids", "batch", "tokens"), port("image_embeds", "images", 64, 160)]
+EMBED = [port("input_ids", "batch", "tokens"), port("image_embeds", "rows", 160)]
 DECODER = [
     port("inputs_embeds", "batch", "tokens", 160),
     port("attention_mask", "batch", "past+tokens"),
@@ -27,12 +27,12 @@ def test_vision_has_one_profile_over_the_batch():
 def test_embed_takes_a_prompt_of_any_length_and_the_pictures_of_a_batch():
     [found] = profiles("embed", EMBED, LIMITS)
     assert found["input_ids"] == ((1, 1), (1, 104), (4, 512))
-    assert found["image_embeds"] == ((1, 64, 160), (1, 64, 160), (8, 64, 160))
+    assert found["image_embeds"] == ((1, 160), (64, 160), (512, 160))
 
 
 def test_embed_without_pictures_still_takes_a_row_block():
     [found] = profiles("embed", EMBED, Limits(batch=4, length=512, tokens=64, images=0))
-    assert found["image_embeds"][2] == (4, 64, 160)
+    assert found["image_embeds"][2] == (256, 160)
 
 
 def test_a_decoder_has_a_prompt_and_a_step_and_never_an_empty_past():

@@ -32,7 +32,7 @@ SIDE, WIDTH, HEADS, LAYERS = 8, 128, 4, 4  # with fewer heads TensorRT has no fu
 SIZES = {"side": SIDE, "width": WIDTH, "layers": LAYERS, "heads": HEADS}
 KEEP = "25%"
 BUDGETS = {"dycoke": "60%"}  # whole frames must fit
-PARAMS = {}
+PARAMS = {"mustdrop": {"window": "2x2"}}  # which tiles 8x8 patches
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,7 @@ def _qwen(folder):
     told["vision_config"] |= {"hidden_size": WIDTH, "intermediate_size": 96, "depth": LAYERS, "num_heads": HEADS}
     told["vision_config"] |= {"out_hidden_size": WIDTH, "fullatt_block_indexes": [1, 3]}
     told["text_config"] |= {"hidden_size": WIDTH, "intermediate_size": 96, "num_hidden_layers": 2}
+    del told["text_config"]["layer_types"]
     told["text_config"] |= {"num_attention_heads": HEADS, "num_key_value_heads": 2}
     told["text_config"]["rope_parameters"]["mrope_section"] = [4, 6, 6]
     config = Qwen2_5_VLConfig.from_dict(told)

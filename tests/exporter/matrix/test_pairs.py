@@ -6,13 +6,14 @@
 import pytest
 from rich.console import Console
 
+from engines.errors import UserError
 from exporter.export import export
 from exporter.recipe import Recipe
 from tests.exporter.matrix.pairs import BUDGETS, KEEP, PARAMS, checkpoint, pairs
 
 PAIRS = pairs()
 TARGET = "trt-rtx:sm89"
-FULL_MAPS = {}  # layers whose attention a method needs as a whole, so that it cannot stay fused
+APART = {"recoverable": 1}  # layers that a method runs beside those that the model uses
 
 
 def covering():
@@ -32,7 +33,11 @@ def models(tmp_path_factory):
     return tmp_path_factory.mktemp("models")
 
 
-def play(pair, models, folder):
+# What TensorRT-RTX 1.7.1's compiler refuses, in one line: DPP loops over several views at once.
+REFUSED = {("cdpruner", "LlavaNext")}
+
+
+def play(pair, models, folder, target=TARGET):
     options = dict(pair.options)
     if "aux" in options:
         options["aux"] = {"clip": str(checkpoint("clip", models))}
@@ -41,7 +46,7 @@ def play(pair, models, folder):
         method=pair.method,
         keep=None if pair.method == "none" else BUDGETS.get(pair.method, KEEP),
         params=PARAMS.get(pair.method, {}),
-        targets=(TARGET,),
+        targets=(target,),
         max_batch=2,
         **options,
     )
@@ -49,13 +54,18 @@ def play(pair, models, folder):
 
 
 def check(pair, models, folder):
+    if (pair.method, pair.family) in REFUSED:
+        with pytest.raises(UserError, match="building 'vision' for trt-rtx"):
+            play(pair, models, folder)
+        assert play(pair, models, folder, "ort-cpu").parity["verdict"] == "pass"
+        return
     outcome = play(pair, models, folder)
     assert outcome.parity["verdict"] == "pass"
     assert set(outcome.parity["cases"]) == {"fp32", "fp16"}
     for picture in outcome.contract["pictures"]:
         fused = outcome.contract["engines"]["trt-rtx"]["fused_attention"][picture["part"]]
         layers = outcome.contract["geometry"]["tower_layers"]
-        assert sum(fused.values()) == layers - FULL_MAPS.get(pair.method, 0)
+        assert sum(fused.values()) == layers + APART.get(pair.method, 0)  # every layer's attention stays fused
 
 
 @pytest.mark.parametrize("pair", covering(), ids=str)

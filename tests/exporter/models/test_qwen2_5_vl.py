@@ -109,6 +109,34 @@ def test_cuts_are_those_of_the_reference(stock, fused, size, name):
     compared(stock, fused, size, method(name), "17" if name in {"in-tower", "peeker"} else "19")
 
 
+class Watcher(Reducer):
+    """Shows the attention of layers with windows: before any cut, behind a bias, and behind a cut."""
+
+    title = paper = "watcher"
+    stages = (Stage("tower", 0), Stage("tower", 1, keep=20), Stage("tower", 2))
+
+    def select(self, taps, stage):
+        last = torch.tensor([[0, taps.valid.shape[1] - 1]]).expand(taps.valid.shape[0], -1)
+        told = {f"sum.{stage.layer}": taps.column_sum(stage.layer), f"rows.{stage.layer}": taps.rows(stage.layer, last)}
+        if stage.layer == 0:
+            return Selection(outputs=told, key_bias=torch.arange(35.0).expand(taps.span.shape) / 35)
+        return Selection(stage.keep and torch.arange(20).flip(0).expand(*taps.span.shape[:2], -1), outputs=told)
+
+
+def test_attention_in_windows_is_what_the_reference_shows(stock, fused):
+    size, given = (40, 56), pixels((40, 56), 2)
+    part = VisionPart(Job(family(fused, size), Watcher(), Watcher.stages))
+    with torch.no_grad():
+        values = part(given)
+    found = {port.name: value for port, value in zip(part.found.outputs, values, strict=True)}
+    for number in range(2):
+        sight = Reference(family(stock, size), Watcher(), Watcher.stages).see(given[number : number + 1])
+        assert len(sight.outputs) == 6
+        for name, wanted in sight.outputs.items():
+            torch.testing.assert_close(found[name][number], wanted[0], rtol=1e-4, atol=1e-6)
+    assert (found["rows.2"] == 0).any()
+
+
 def test_the_reference_sees_the_stock_attention(stock):
     """Weights are computed from what the stock layer projects; they must give what it returned."""
     looked = {}

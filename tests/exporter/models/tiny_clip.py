@@ -13,10 +13,10 @@ from tests.exporter.models.tiny_files import DATA
 def write(folder, width=64):
     """A whole checkpoint; texts have at most 12 tokens."""
     text = {
-        "hidden_size": 16,
+        "hidden_size": 128,
         "intermediate_size": 24,
         "num_hidden_layers": 2,
-        "num_attention_heads": 2,
+        "num_attention_heads": 4,
         "vocab_size": 704,
         "max_position_embeddings": 12,
         "bos_token_id": 1,

@@ -65,6 +65,7 @@ def tiny_model(**sizes):
             parameter.add_(0.1 * torch.randn_like(parameter))
         for layer in model.model.vision_tower.encoder.layers:  # attention that looks at something
             layer.self_attn.q_proj.weight.mul_(8)
+        model.lm_head.weight[[700, 702]] = 0  # it never says placeholders, as no trained one does
     return model
 
 
