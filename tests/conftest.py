@@ -7,7 +7,10 @@ import pytest
 
 
 def pytest_configure(config):
-    """Keep every test, and every command that a test starts, away from the user's cache."""
+    """Keep every test, and every command that a test starts, away from the user's cache; workers share one."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # a worker for each core
+    if hasattr(config, "workerinput"):
+        return
     folder = tempfile.TemporaryDirectory(prefix="tp-export-tests-")
     config.add_cleanup(folder.cleanup)
     os.environ["TP_EXPORT_CACHE"] = folder.name

@@ -5,12 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import LlavaNextImageProcessorPil
 
 from engines.errors import UserError
+from engines.images import open_image
 from engines.parity import Case
-from engines.tiles import choose, pixel_values
 from exporter.budget import Budget
 from exporter.draft import Draft
 from exporter.form import Asked
@@ -20,6 +19,7 @@ from exporter.recipe import Recipe
 from exporter.reference import Reference
 from exporter.registry import family, method
 from exporter.witness import Witness
+from tests.exporter.models.looks import of_runtime, picture
 from tests.exporter.models.tiny_llava_next import GRIDS, TILE, tiny_config, tiny_model, write
 
 NONE = method("none")
@@ -31,13 +31,6 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("llava-next")
     write(folder, tiny_model())
     return folder
-
-
-def picture(path, width, height):
-    """Noise, so that no two patches are alike."""
-    noise = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
-    return path
 
 
 def forms(config, *grids):
@@ -127,19 +120,13 @@ def test_cut_it_is_the_stock_tower_with_rows_picked_in_the_stitched_order(checkp
 def test_the_runtime_prepares_what_the_checkpoints_processor_does(checkpoint, tmp_path, size):
     path = picture(tmp_path / "a.png", *size)
     draft = Draft.of(Recipe(model=str(checkpoint), method="none"))
-    with Image.open(path) as image:
-        wanted = LlavaNextImageProcessorPil.from_pretrained(checkpoint)(image, return_tensors="np")["pixel_values"]
-        planned = draft.planned[choose(runtime_forms(draft), image)]
-        assert np.array_equal(pixel_values(image, planned.preprocess), wanted[0])
+    wanted = LlavaNextImageProcessorPil.from_pretrained(checkpoint)(open_image(path), return_tensors="np")[
+        "pixel_values"
+    ]
+    made, planned = of_runtime(draft, path)
+    assert np.array_equal(made, wanted[0])
     own = LlavaNext(draft.config, torch.nn.Module(), planned.form)
     assert np.array_equal(own.stock_pixels(checkpoint, path).numpy(), wanted)
-
-
-def runtime_forms(draft):
-    from engines.forms import parse_forms
-    from exporter.contract import _picture
-
-    return parse_forms([_picture(each) for each in draft.planned], draft.facts.hidden_size)
 
 
 def test_kept_indices_are_places_in_the_uncut_picture(checkpoint, tmp_path):

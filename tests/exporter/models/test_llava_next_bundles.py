@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from rich.console import Console
 
 from engines.images import open_image
@@ -11,6 +10,7 @@ from engines.session import Session
 from exporter.export import export
 from exporter.models.llava_next import LlavaNext
 from exporter.recipe import Recipe
+from tests.exporter.models.looks import picture
 from tests.exporter.models.tiny_llava_next import TILE, tiny_model, write
 
 IMAGE = 700
@@ -36,12 +36,6 @@ def bundle(checkpoint, tmp_path_factory):
         return made[method]
 
     return bundle_of
-
-
-def picture(path, width, height):
-    noise = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
-    return path
 
 
 def test_a_part_for_each_grid_and_parity_on_all_levels(bundle):
