@@ -103,7 +103,7 @@ def _run(session: Session, cases: Sequence[Case], folder: Path) -> Run:
     cuts = {name: value for name, value in state.outputs.items() if name.startswith("kept_indices.")}
     stop, every, tokens = session.contract.eos, [logits], [list[int]() for _ in cases]
     while True:
-        following = logits.argmax(-1)
+        following = session.sayable(logits).argmax(-1)
         for row, token in zip(tokens, following.tolist(), strict=True):
             if not (row and row[-1] in stop):
                 row.append(token)

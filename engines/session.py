@@ -99,7 +99,7 @@ class Session:
         stops = self.contract.eos if stop_ids is None else stop_ids
         running = np.ones(len(logits), bool)
         for left in range(max_new_tokens, 0, -1):
-            tokens = pick(self._sayable(logits))
+            tokens = pick(self.sayable(logits))
             yield np.where(running, tokens, FINISHED)
             running &= ~np.isin(tokens, list(stops))
             if left == 1 or not running.any() or self._decoder.room(state.slots, state.positions) < 1:
@@ -119,7 +119,7 @@ class Session:
         steps = list(self.stream(state, logits, max_new_tokens, sampler, stop_ids))
         return [[int(step[b]) for step in steps if step[b] != FINISHED] for b in range(len(prompts))]
 
-    def _sayable(self, logits: NDArray[Any]) -> NDArray[Any]:
+    def sayable(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Rules out the placeholders, which stand for pictures that there are not."""
         logits = logits.copy()
         logits[:, list(self.contract.geometry.placeholders)] = -np.inf

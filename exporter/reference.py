@@ -181,9 +181,10 @@ class Reference:
     ) -> tuple[list[int], Tensor]:
         """Greedy tokens, and the logits each was chosen from `[n,V]`; every step reads everything again."""
         tokens, logits = list[int](), list[Tensor]()
+        silent = torch.tensor(self.family.widths.placeholders)  # they stand for pictures that there are not
         while len(tokens) < steps and not (tokens and tokens[-1] in stop):
             logits.append(self.read(ids, sights, tokens).logits[-1])
-            tokens.append(int(logits[-1].argmax()))
+            tokens.append(int(logits[-1].index_fill(0, silent, -torch.inf).argmax()))
         return tokens, torch.stack(logits)
 
     def _surgeon(self, stack: str, **kwargs: Any) -> Surgeon:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -89,9 +90,10 @@ def stitched(kept: Tensor, grid: Grid, tiles: tuple[int, int]) -> Tensor:
 
 def list_places(grid: Grid, tiles: tuple[int, int]) -> tuple[int, ...]:
     """Where each token of view after view stands in the uncut picture's list."""
-    views = 1 + tiles[0] * tiles[1]
-    every = torch.arange(grid.rows * grid.cols).expand(1, views, -1)
-    return tuple(stitched(every, grid, tiles)[0].argsort().tolist())
+    (rows, cols), (down, across), patches = tiles, grid, grid.rows * grid.cols
+    tokens = product(range(rows), range(cols), range(down), range(across))
+    canvas = (((i * down + y) * cols + j) * across + x for i, j, y, x in tokens)  # plain numbers: plans ask for them
+    return (*range(patches), *(patches + place for place in canvas))
 
 
 def numbered(kept: Tensor, grid: Grid, tiles: tuple[int, int]) -> Tensor:

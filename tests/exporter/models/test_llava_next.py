@@ -152,6 +152,7 @@ def test_other_indices_than_its_own_can_be_forced_on_the_reference(checkpoint, t
     whole = Reference(own, NONE, ()).see(own.stock_pixels(checkpoint, path))
     reference = Reference(own, draft.reducer, draft.stages)
     kept = torch.tensor([0, 8, 9, 14, 49])
-    _, seen = Witness(draft, reference, [], "fp16").sight(path, Case(path.name, "", "", [1, IMAGE]), kept)
+    _, seen, comparable = Witness(draft, reference, [], "fp16").sight(path, Case(path.name, "", "", [1, IMAGE]), kept)
+    assert comparable
     assert seen.kept.tolist() == kept.tolist()
     torch.testing.assert_close(seen.embeds, whole.embeds[kept])
