@@ -26,7 +26,7 @@ def contract(draft: Draft, parts: Mapping[str, Mapping[str, Built]], engines: Ma
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": {**asdict(draft.recipe), "images": draft.images, "max_length": draft.length},
         "model": {"name": draft.recipe.model, **asdict(draft.facts)},
-        "geometry": asdict(geometry(draft, draft.tokens)),
+        "geometry": asdict(geometry(draft, draft.main.projected)),
         "plan": [asdict(stage) for stage in draft.stages],
         "pictures": [_picture(each) for each in draft.planned],
         "positions": draft.positions,

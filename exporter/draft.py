@@ -52,6 +52,11 @@ class Planned:
     rows: int  # of an uncut picture
 
     @property
+    def projected(self) -> int:
+        """Rows of one picture that pass the projector."""
+        return tokens_after([stage for stage in self.stages if stage.stack == "tower"], self.shape)
+
+    @property
     def tokens(self) -> int:
         """Rows that one picture takes in the prompt."""
         return tokens_after(self.stages, self.shape) + self.added

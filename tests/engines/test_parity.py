@@ -31,7 +31,8 @@ def folder(tmp_path):
     found = parity.run(open_numpy(SETTINGS), CASES, tmp_path)
     tensors = {}
     for n in range(3):
-        said = {"free_kept": found.kept[n], "embeds": found.embeds[n], "tokens": np.array(found.tokens[n])}
+        said = {"free_kept": found.kept[n], "embeds": found.embeds[n], "comparable": np.array(True)}
+        said["tokens"] = np.array(found.tokens[n])
         said["logits"] = np.stack([step[n] for step in found.logits])
         tensors |= {f"{n}/{name}": np.ascontiguousarray(value) for name, value in said.items()}
     save_file(tensors, tmp_path / "reference.fp32.safetensors")
@@ -72,3 +73,23 @@ def test_dense_and_pruned_are_timed_on_one_picture():
     pairs = compare(open_numpy({"keep": 9, "reads": "text"}), open_numpy({"keep": 2}), picture(1), [5, IMAGE, 9])
     assert [pair.what for pair in pairs] == ["vision", "prefill", "first token"]
     assert all(pair.least <= pair.ratio <= pair.most for pair in pairs)
+
+
+def test_values_of_other_tokens_are_told_not_judged(folder):
+    cases, reference = parity.load(folder, "fp32")
+    found = parity.run(open_numpy(SETTINGS), cases, folder)
+    for each in reference:
+        each["embeds"] += 0.1
+        each["comparable"] = np.array(False)
+    rows = parity.compare(found, reference, "fp32")
+    assert parity.verdict(rows) == "pass"
+    assert {row.bound for row in rows if row.level != "indices"} == {None}
+    assert "told" in {row["threshold"] for row in parity.told({"fp32": rows})["rows"]}
+
+
+def test_more_cases_than_a_batch_takes_are_played_in_turn(folder):
+    together = parity.run(open_numpy(SETTINGS), CASES, folder)
+    alone = parity.run(open_numpy({**SETTINGS, "max_batch": 1}), CASES, folder)
+    assert alone.forms == together.forms
+    assert alone.tokens == together.tokens
+    assert all(np.array_equal(a, b) for a, b in zip(alone.kept, together.kept, strict=True))

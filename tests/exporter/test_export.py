@@ -118,7 +118,7 @@ def test_dense_keeps_every_patch(demo_bundle, tmp_path):
     from engines.images import open_image
 
     seen = session.see([open_image(pictures("demo")[0].path)])
-    assert np.array_equal(seen["kept_indices"][0], np.arange(144))
+    assert np.array_equal(seen[0]["kept_indices"], np.arange(144))
 
 
 def test_llava_geometry_with_the_hubs_names(tmp_path):
