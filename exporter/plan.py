@@ -40,7 +40,10 @@ def _check(name: str, stage: Stage, shape: Shape, reducer: Reducer) -> None:
     if stage.at not in ({"after", "mid"} if stage.stack == "tower" else {"after"}):
         raise UserError(f"--method {name}: a stage '{stage.at}' a {stage.stack} layer is not supported")
     if stage.stack == "tower" and stage.keep is not None and shape.pooled:
-        raise UserError(f"--method {name}: it cuts in the tower, which is not possible where frames are pooled behind it; use a method that cuts later")
+        raise UserError(
+            f"--method {name}: it cuts in the tower, which is not possible where frames are pooled behind it; "
+            "use a method that cuts later"
+        )
     if stage.cls and not (stage.stack == "tower" and shape.has_cls):
         raise UserError(f"--method {name}: no [CLS] token to keep at {stage.stack} layer {stage.layer}")
     if not -1 <= stage.layer <= last:

@@ -18,7 +18,7 @@ from exporter.pictures import pictures
 from exporter.recipe import Recipe
 
 GRAPHS = [f"{part}.{dtype}" for part in ("vision", "embed", "decoder") for dtype in ("fp32", "fp16")]
-FIXED = {"vision": {"batch"}, "embed": {"batch", "tokens", "images"}, "decoder": {"batch", "tokens", "past"}}
+FIXED = {"vision": {"batch"}, "embed": {"batch", "tokens", "rows"}, "decoder": {"batch", "tokens", "past"}}
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

@@ -10,7 +10,6 @@ from exporter.plan import largest_top_k, make_plan, tokens_after
 from exporter.reducer import Grid, Reducer, Shape, Stage, StateSpec
 
 SHAPE = Shape(576, Grid(24, 24), tower_layers=24, tower_last=22, decoder_layers=32, has_cls=True)
-ENCODER = ("tower", "projected")
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ def test_plans_up_to_the_limits_are_accepted(stages):
         ([Stage("tower", -2, keep=1)], "no tower layer -2"),
         ([Stage("projected", 0, keep=1)], "allows -1 to -1"),
         ([Stage("decoder", 31, keep=1)], "allows -1 to 30"),
-        ([Stage("decoder", 3, "mid", keep=1)], "'mid' a layer is not supported"),
-        ([Stage("decoder", 3, "around", keep=1)], "'around' a layer"),
+        ([Stage("decoder", 3, "mid", keep=1)], "'mid' a decoder layer is not supported"),
+        ([Stage("decoder", 3, "around", keep=1)], "'around' a decoder layer"),
         ([Stage("tower", 3, keep=577)], "cannot keep 577 of 576 tokens after tower layer 3"),
         ([Stage("tower", 3, keep=-1)], "cannot keep -1 of 576"),
         ([Stage("tower", 3, keep=9, extra=2), Stage("tower", 4, keep=12)], "cannot keep 12 of 11"),
@@ -75,12 +74,28 @@ def test_stages_that_the_model_does_not_have_are_refused(stages, says):
 
 
 def test_a_cls_method_needs_a_tower_with_cls():
-    with pytest.raises(UserError, match=r"--method fastervlm: .* no \[CLS\] token"):
-        make_plan("fastervlm", FasterVLM(), replace(SHAPE, has_cls=False), Budget("64"))
+    with pytest.raises(UserError, match=r"--method toy: .* no \[CLS\] token"):
+        make_plan("toy", Needy(), replace(SHAPE, has_cls=False), Budget("64"))
+
+
+def test_a_video_method_needs_a_video():
+    with pytest.raises(UserError, match="among the frames of a video"):
+        make_plan("toy", Filming(), SHAPE, Budget("64"))
+    filmed = Filming((Stage("projected", keep=1152),))
+    assert make_plan("toy", filmed, replace(SHAPE, views=2, video=True), Budget("64")) == filmed.stages
+
+
+def test_nothing_is_cut_before_frames_are_pooled():
+    with pytest.raises(UserError, match="not possible where frames are pooled"):
+        make_plan("toy", Given((Stage("tower", 3, keep=5),)), replace(SHAPE, pooled=True), Budget("64"))
 
 
 class Needy(Given):
-    needs = frozenset({"text", "pixels", "cls"})
+    needs = frozenset({"cls"})
+
+
+class Filming(Given):
+    needs = frozenset({"video"})
 
 
 class Slotted(Given):
@@ -92,7 +107,7 @@ class Remembering(Given):
 
 
 @pytest.mark.parametrize(
-    ("kind", "says"), [(Needy, "needs pixels, text, which"), (Slotted, "slot positions"), (Remembering, "engine state")]
+    ("kind", "says"), [(Filming, "frames of a video"), (Slotted, "slot positions"), (Remembering, "engine state")]
 )
 def test_what_the_parts_do_not_provide_is_refused_before_planning(kind, says):
     reducer = kind()
@@ -101,17 +116,19 @@ def test_what_the_parts_do_not_provide_is_refused_before_planning(kind, says):
     assert reducer.seen == []
 
 
-def test_tokens_after_the_last_cut_of_some_stacks():
+def test_tokens_after_the_last_cut_before_the_decoder():
     stages = (
         Stage("tower", 3, keep=100),
         Stage("tower", 22, keep=60, extra=4),
         Stage("projected"),
         Stage("decoder", 2, keep=0),
     )
-    assert tokens_after(stages, ENCODER, 576) == 64
-    assert tokens_after(stages, ("decoder",), 576) == 0
-    assert tokens_after(stages[2:3], ENCODER, 576) == 576
-    assert tokens_after((), ENCODER, 576) == 576
+    assert tokens_after(stages, SHAPE) == 64
+    assert tokens_after(stages[2:], SHAPE) == 576
+    assert tokens_after((), replace(SHAPE, views=5)) == 5 * 576
+    assert tokens_after(stages, replace(SHAPE, views=5)) == 5 * 64
+    assert tokens_after([*stages[:2], Stage("projected", keep=7)], replace(SHAPE, views=5)) == 7
+    assert tokens_after([Stage("tower", 22, keep=9, extra=2, cls=True)], SHAPE) == 12
 
 
 def test_largest_top_k_counts_kept_rows_only():

@@ -14,8 +14,8 @@ from engines.errors import UserError
 from exporter import publish
 from exporter.publish import check_target, place, seal, staging
 
-CONTRACT = {key: {} for key in ("model", "tokens", "preprocess", "parts", "engines")}
-CONTRACT |= {"format": 1, "plan": [], "groups": [], "positions": "keep"}
+CONTRACT = {key: {} for key in ("model", "parts", "engines")}
+CONTRACT |= {"format": 2, "plan": [], "groups": [], "pictures": [], "positions": "keep"}
 
 
 def fill(folder, version):
@@ -254,7 +254,7 @@ def test_only_our_own_leftovers_are_removed(target):
 def test_seal_records_every_file(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/b").write_bytes(b"b")
-    sealed = seal(tmp_path, {"format": 1})
+    sealed = seal(tmp_path, {"format": 2})
     assert list(sealed["files"]) == ["a/b"]
     assert sealed["files"]["a/b"]["sha256"] == hash_file(tmp_path / "a/b")
     assert json.loads((tmp_path / "bundle.json").read_text()) == sealed
@@ -263,7 +263,7 @@ def test_seal_records_every_file(tmp_path):
 def test_seal_refuses_links(tmp_path):
     (tmp_path / "link").symlink_to("/etc/hostname")
     with pytest.raises(AssertionError, match="plain files only"):
-        seal(tmp_path, {"format": 1})
+        seal(tmp_path, {"format": 2})
 
 
 def test_place_makes_a_file_of_its_own(tmp_path):

@@ -100,5 +100,8 @@ def test_families_are_found_by_architecture():
     "config", [{}, {"architectures": ["Bert"]}, {"architectures": "Llava"}, {"architectures": [3]}]
 )
 def test_unknown_architectures_name_the_supported(config):
-    with pytest.raises(UserError, match=r"here/config.json: .* supported: \[LlavaForConditionalGeneration\]"):
+    with pytest.raises(
+        UserError,
+        match=r"here/config.json: .* supported: \[LlavaFor.*, VideoLlavaFor.*\]",
+    ):
         family(config, "here")

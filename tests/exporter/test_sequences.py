@@ -34,14 +34,15 @@ def folder(tmp_path_factory):
 
 def reference(recipe):
     draft = Draft.of(recipe)
-    return draft, Reference.load(draft.family, draft.config, draft.checkpoint.dir, draft.reducer, draft.stages)
+    family = draft.family(draft.config, draft.family.reference(draft.checkpoint.dir), draft.main.form)
+    return draft, Reference(family, draft.reducer, draft.stages)
 
 
 def wanted(recipe):
     """Logits `[2,V]` of each prompt's last row and of the first word said after it."""
-    draft, plain = reference(recipe)
+    _, plain = reference(recipe)
     paths = {id(SHAPES): pictures("demo")[0].path, id(DIGITS): pictures("demo")[1].path}
-    seen = {key: plain.see(draft.family.stock_pixels(demo_checkpoint("demo"), path)) for key, path in paths.items()}
+    seen = {key: plain.see(plain.family.stock_pixels(demo_checkpoint("demo"), path)) for key, path in paths.items()}
     rows = []
     for ids, images, said in zip(PROMPTS, SHOWN, SAID, strict=True):
         rows.append(plain.read(ids, [seen[id(image)] for image in images], said).logits[:2].numpy())
@@ -92,8 +93,8 @@ def test_several_tokens_behind_a_cache_equal_one_by_one(demo_bundle):
 
 def test_the_reference_without_pruning_is_the_stock_model():
     """No cut, no hooks' work: the hooked model must say what transformers' own forward says."""
-    draft, plain = reference(Recipe(method="none", targets=("ort-cpu",)))
-    pixels = draft.family.stock_pixels(demo_checkpoint("demo"), Path(pictures("demo")[0].path))
+    _, plain = reference(Recipe(method="none", targets=("ort-cpu",)))
+    pixels = plain.family.stock_pixels(demo_checkpoint("demo"), Path(pictures("demo")[0].path))
     ids = PROMPTS[1]
     got = plain.read(ids, [plain.see(pixels)], []).logits[0]
     expanded = [token for word in ids for token in ([word] * 144 if word == IMAGE else [word])]
