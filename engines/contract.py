@@ -96,6 +96,8 @@ def _parse(raw: Mapping[str, Any]) -> Contract:
 def _check_parts(geometry: Geometry, inputs: Mapping[str, Sequence[str]]) -> None:
     """One vision part for each form, what reads the prompt, and a text part where a question is read."""
     vision = {form.part for form in geometry.forms}
+    if {form.token_id for form in geometry.forms if form.kind == "image"} - {geometry.image_token_id}:
+        raise ValueError(f"image_token_id {geometry.image_token_id}")
     if inputs.keys() - vision - {"text"} not in PARTS or not vision <= inputs.keys():
         raise ValueError(f"parts {', '.join(inputs)} for pictures of {', '.join(sorted(vision))}")
     if "text" not in inputs and any("clip_text" in inputs[part] for part in vision):

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from engines.errors import UserError
 from engines.forms import Form
 from engines.geometry import Seen
 from engines.parts import Parts
@@ -63,4 +64,10 @@ class Sight:
         """One run of a vision part."""
         pixels = np.stack([pixel_values(picture, form.preprocess) for picture in pictures])
         words = self._words.feeds(form.part, prompts, questions)
-        return self._parts.run(form.part, {"pixel_values": pixels.astype(self._parts.float), **words})
+        found = self._parts.run(form.part, {"pixel_values": pixels.astype(self._parts.float), **words})
+        if found["image_embeds"].shape[1] != form.tokens:
+            raise UserError(
+                f"part '{form.part}' gives {found['image_embeds'].shape[1]} rows a picture, bundle.json says "
+                f"{form.tokens}: export it again"
+            )
+        return found
