@@ -33,8 +33,9 @@ def models(tmp_path_factory):
     return tmp_path_factory.mktemp("models")
 
 
-# What TensorRT-RTX 1.7.1's compiler refuses, in one line: DPP loops over several views at once.
-REFUSED = {("cdpruner", "LlavaNext")}
+# What TensorRT-RTX 1.7.1's compiler refuses, in one line: searches whose picks are numbered by constants.
+SEARCHES = ("catp", "divprune", "todre")
+REFUSED = {("cdpruner", "LlavaNext"), *((name, kind) for name in SEARCHES for kind in ("LlavaNext", "Qwen25VL"))}
 
 
 def play(pair, models, folder, target=TARGET):
