@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ from torch import Tensor, nn
 
 from engines.errors import UserError
 from engines.flops import Geometry
-from exporter import qwen_stock as stock
-from exporter.attention import Tape
-from exporter.config import refusals_in_words, stop_tokens
+from exporter import llama, qwen_stock, stock
+from exporter.config import refusals_in_words
 from exporter.family import Facts, Family, Widths
 from exporter.form import Asked, Form
 from exporter.packed import Packed
@@ -22,7 +22,7 @@ from exporter.qwen_config import check_kind, check_values
 from exporter.qwen_processor import BOUNDS, picture_size, pixel_bounds, qwen_processor
 from exporter.qwen_tower import MERGE, UNIT, QwenTower
 from exporter.reducer import QKV, Grid, Shape
-from exporter.stack import Block, Rope, Stack
+from exporter.stack import Rope, Stack
 
 # The hub's names; transformers 5 saves its own.
 RENAMES = (
@@ -65,59 +65,27 @@ class Qwen25VL(Family):
     @classmethod
     def empty(cls, config: Any, dtype: torch.dtype, attention: str) -> nn.Module:
         """`Qwen2_5_VLForConditionalGeneration` without weights."""
-        from transformers import Qwen2_5_VLForConditionalGeneration as Model
-
-        made = Model._from_config(config, dtype=dtype, attn_implementation=attention)  # noqa: SLF001
-        assert isinstance(made, nn.Module)
-        return made.eval()
+        return stock.empty(cls.architectures[0], config, dtype, attention)
 
     @classmethod
     def reference(cls, directory: Path) -> nn.Module:
         """The stock model, eager, fp32."""
-        from transformers import Qwen2_5_VLForConditionalGeneration
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()
-        made = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            str(directory),
-            dtype=torch.float32,
-            attn_implementation="eager",
-            use_safetensors=True,
-            local_files_only=True,
-        )
-        assert isinstance(made, nn.Module)
-        return made.eval()
+        return stock.loaded(cls.architectures[0], directory)
 
     def restore_buffers(self) -> None:
         """Rotary frequencies of both stacks."""
-        language, tower = self._language, self._tower
-        language.rotary_emb = type(language.rotary_emb)(self.config.text_config)
+        llama.restore_rotation(self._language, self.config.text_config)
+        tower = self._tower
         tower.rotary_pos_emb = type(tower.rotary_pos_emb)(self.config.vision_config)
 
     @staticmethod
     def module_key(stored: str) -> str:
         """`visual.blocks…`, `model.layers…`, and transformers' own names."""
-        for pattern, replacement in RENAMES:
-            renamed, hits = pattern.subn(replacement, stored)
-            if hits:
-                return renamed
-        return stored
+        return stock.renamed(stored, RENAMES)
 
     def facts(self, directory: Path) -> Facts:
         """Ids from the config and the generation config."""
-        text, widths = self.config.text_config, self.widths
-        return Facts(
-            family="qwen2.5-vl",
-            image_token_id=self.config.image_token_id,
-            eos_token_ids=stop_tokens(directory, text),
-            pad_token_id=text.pad_token_id or 0,
-            vocab_size=text.vocab_size,
-            hidden_size=text.hidden_size,
-            layers=text.num_hidden_layers,
-            kv_heads=text.num_key_value_heads,
-            head_dim=widths.head_dim,
-            max_positions=text.max_position_embeddings,
-        )
+        return llama.facts("qwen2.5-vl", self.config.text_config, self.widths, directory)
 
     def shape(self, images: int) -> Shape:
         """The grid of merged patches, no [CLS]; most layers see windows only."""
@@ -212,7 +180,7 @@ class Qwen25VL(Family):
             cos, sin = self._language.rotary_emb(hidden, positions.movedim(-1, 0))
             return cos, sin
 
-        return Stack("decoder", tuple(_decoder_block(layer) for layer in self._language.layers), rotary=rotary)
+        return replace(llama.layers(self._language), rotary=rotary)
 
     @property
     def head(self) -> Callable[[Tensor], Tensor]:
@@ -227,29 +195,27 @@ class Qwen25VL(Family):
 
     def stock_pixels(self, directory: Path, picture: Path) -> Tensor:
         """The checkpoint's processor, on Pillow, on a picture of the one size."""
-        return stock.stock_pixels(directory, picture, self.form.size, self.config.vision_config)
+        return qwen_stock.stock_pixels(directory, picture, self.form.size, self.config.vision_config)
 
     def stock_tower(self, pixel_values: Tensor) -> None:
         """The stock tower's own forward."""
-        stock.run_tower(self._tower, pixel_values)
+        qwen_stock.run_tower(self._tower, pixel_values)
 
     @property
     def packed(self) -> Packed:
         """The stock tower has no batch axis and walks window after window."""
-        return stock.packed(self.config.vision_config, self.shape(1).grid)
+        return qwen_stock.packed(self.config.vision_config, self.shape(1).grid)
 
     def stock_logits(self, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
         """Qwen2's own forward and head."""
-        read = self._language(inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False)
-        out: Tensor = self.model.lm_head(read.last_hidden_state)  # type: ignore[operator]
-        return out
+        return llama.logits(self._language, self.model.lm_head, inputs_embeds, position_ids)
 
     def eager_qkv(
         self, attention: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor] | None
     ) -> tuple[dict[bool, QKV], float]:
         """Of either stack's attention."""
         assert rope is not None
-        return stock.eager_qkv(attention, x, rope)
+        return qwen_stock.eager_qkv(attention, x, rope)
 
     @property
     def _vision(self) -> QwenTower:
@@ -262,14 +228,6 @@ class Qwen25VL(Family):
     @property
     def _language(self) -> Any:
         return self.model.model.language_model  # type: ignore[union-attr]
-
-
-def _decoder_block(layer: Any) -> Block:
-    def attention(x: Tensor, mask: Tensor | None, rope: Rope | None, tape: Tape) -> Tensor:
-        out: Tensor = layer.self_attn(x, position_embeddings=rope, attention_mask=mask, tape=tape)[0]
-        return out
-
-    return Block(layer.input_layernorm, attention, layer.post_attention_layernorm, layer.mlp)
 
 
 FAMILY = Qwen25VL
