@@ -25,7 +25,7 @@ from exporter.family import Facts, Family
 from exporter.form import Asked, Form
 from exporter.furnish import check_prompt
 from exporter.pictures import pictures
-from exporter.plan import TENSORRT_TOP_K, largest_top_k, make_plan, tokens_after
+from exporter.plan import TENSORRT_TOP_K, largest_top_k, make_plan, picture_cuts, tokens_after
 from exporter.recipe import Recipe
 from exporter.reducer import Reducer, Shape, Stage
 from exporter.registry import family as family_of
@@ -224,8 +224,7 @@ def _planned(recipe: Recipe, reducer: Reducer, family: Family, folder: Path) -> 
     """The plan for one form of picture."""
     shape = family.shape(recipe.images)
     stages = make_plan(recipe.method, reducer, shape, Budget("100%" if recipe.keep is None else recipe.keep))
-    cut = any(stage.keep is not None for stage in stages if stage.stack != "decoder")
-    added, rows = 0 if cut else family.added, shape.tokens + family.added
+    added, rows = 0 if picture_cuts(stages) else family.added, shape.tokens + family.added
     prepared = family.preprocess(folder)
     return Planned(family.form, shape, stages, prepared, family.placeholder, family.mrope, added, rows)
 

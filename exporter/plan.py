@@ -69,9 +69,14 @@ def _width(name: str, stage: Stage, widths: dict[str, int], views: int) -> int:
     return stage.width
 
 
+def picture_cuts(stages: Iterable[Stage]) -> list[Stage]:
+    """The stages that cut a picture before the decoder reads it."""
+    return [stage for stage in stages if stage.stack != "decoder" and stage.keep is not None]
+
+
 def tokens_after(stages: Iterable[Stage], shape: Shape) -> int:
     """Rows that a picture takes in a prompt: what the last cut before the decoder leaves of all its views."""
-    cuts = [stage for stage in stages if stage.stack != "decoder" and stage.keep is not None]
+    cuts = picture_cuts(stages)
     if not cuts:
         return shape.tokens
     return cuts[-1].width * (shape.views if cuts[-1].stack == "tower" else 1)

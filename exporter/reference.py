@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from exporter.family import Family
+from exporter.plan import picture_cuts
 from exporter.reducer import Reducer, Stage
 from exporter.surgeon import Surgeon
 
@@ -58,7 +59,7 @@ class Reference:
     @property
     def uncut(self) -> bool:
         """Whether all of a picture reaches the decoder."""
-        return not any(stage.keep is not None for stage in self.stages if stage.stack != "decoder")
+        return not picture_cuts(self.stages)
 
     @property
     def positions(self) -> str:

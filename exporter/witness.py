@@ -13,6 +13,7 @@ from torch import Tensor
 from engines.parity import STEPS, Case, Run
 from exporter.clip_aux import read
 from exporter.draft import Draft
+from exporter.plan import picture_cuts
 from exporter.reducer import Stage
 from exporter.reference import Reference, Sight
 
@@ -50,7 +51,7 @@ class Witness:
     @property
     def cut(self) -> Stage | None:
         """The one plain cut that leads from all patches to the kept ones, if it is that simple."""
-        cuts = [stage for stage in self.reference.stages if stage.stack != "decoder" and stage.keep is not None]
+        cuts = picture_cuts(self.reference.stages)
         return cuts[0] if len(cuts) == 1 and not (cuts[0].extra or cuts[0].cls) else None
 
     @property

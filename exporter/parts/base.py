@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from exporter.family import Family
 from exporter.masks import last_place
+from exporter.plan import picture_cuts
 from exporter.reducer import Reducer, Stage
 from exporter.select import gather_rows
 from exporter.stack import Stack, Walk
@@ -55,7 +56,7 @@ class Job:
     @property
     def uncut(self) -> bool:
         """Whether all of a picture reaches the decoder."""
-        return not any(stage.keep is not None for stage in self.stages if stage.stack != "decoder")
+        return not picture_cuts(self.stages)
 
     def walk(self, stack: Stack, **start: object) -> Walk:
         """A sequence on its way through one stack of this job."""
