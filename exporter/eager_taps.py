@@ -38,6 +38,21 @@ class EagerTaps:
     peek: Callable[[int], Seen] | None = None  # what the layer about to run would show
     align: Callable[..., Tensor] | None = None
     unit: int = 1  # rows that make one token of a span
+    marks: Mapping[str, Tensor] = field(default_factory=dict)
+    rope: tuple[Tensor, Tensor] | None = None
+    norm: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def outside(self) -> Tensor:
+        """`[B,n-I*N]` int64: places of rows in no span."""
+        inside = {start + step for start in self.starts for step in range(self.width * self.unit)}
+        places = [place for place in range(self.length) if place not in inside]
+        return torch.tensor(places, dtype=torch.int64).expand(self.batch, -1)
+
+    def normed(self, states: Tensor) -> Tensor:
+        """`[...,C]` behind the final norm."""
+        assert self.norm is not None
+        return self.norm(states)
 
     @property
     def valid(self) -> Tensor:

@@ -16,7 +16,8 @@ from exporter.stack import Block, Rope, Stack
 
 def layers(language: Any) -> Stack:
     """Its layers, with its rotation."""
-    return Stack("decoder", tuple(_block(layer) for layer in language.layers), rotary=language.rotary_emb)
+    blocks = tuple(_block(layer) for layer in language.layers)
+    return Stack("decoder", blocks, language.rotary_emb, norm=language.norm, turn=turned)
 
 
 def widths(text: Any, *placeholders: int) -> Widths:
@@ -63,6 +64,14 @@ def projected(attention: nn.Module, x: Tensor, rope: tuple[Tensor, Tensor] | Non
     q, k, v = (p.unflatten(-1, (-1, module.head_dim)).transpose(1, 2) for p in projections)
     turned_q, turned_k = (q, k) if rope is None else apply_rotary_pos_emb(q, k, *rope)
     return {False: QKV(q, k, v), True: QKV(turned_q, turned_k, v)}, float(module.head_dim) ** -0.5
+
+
+def turned(keys: Tensor, rope: Rope) -> Tensor:
+    """Keys `[B,Hkv,n,d]`, rotated as LLaMA does."""
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    out: Tensor = apply_rotary_pos_emb(keys, keys, *rope)[1]
+    return out
 
 
 def _block(layer: Any) -> Block:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor
@@ -15,6 +15,7 @@ Site = Literal["after", "mid", "around", "kv"]
 Positions = Literal["keep", "renumber", "slot"]
 Point = Literal["in", "attention_in", "attention_out", "mid", "mlp_in", "mlp_out", "out"]
 Rows = Literal["cls", "last"] | Tensor
+Reset = Literal["request", "episode"]
 
 
 class Grid(NamedTuple):
@@ -52,6 +53,7 @@ class Shape:
         global_layers: the tower layers that attend to the whole view; empty: all do.
         pooled: whether views are pooled behind the projector, so that nothing can be cut before.
         places: where the tokens of view after view stand in the list behind the projector; empty: in that order.
+        heads, kv_heads: of the decoder's attention.
     """
 
     patches: int
@@ -66,11 +68,19 @@ class Shape:
     global_layers: tuple[int, ...] = ()
     pooled: bool = False
     places: tuple[int, ...] = ()
+    heads: int = 1
+    kv_heads: int = 1
 
     @property
     def tokens(self) -> int:
         """Prunable tokens of all views together."""
         return self.patches * self.views
+
+    def flat(self, tokens: int) -> Shape:
+        """The same model with spans of so many tokens, which have no place in a picture if that is another number."""
+        if tokens == self.tokens:
+            return self
+        return replace(self, patches=tokens, grid=Grid(1, tokens), views=1, video=False, places=())
 
 
 @dataclass(frozen=True)
@@ -80,11 +90,14 @@ class Stage:
     Attributes:
         stack: "projected" is the list of all views' tokens behind the projector, before the prompt takes it.
         layer: the layer it acts after, -1 before layer 0.
-        at: "after" the layer, or "mid": between its attention and its MLP.
+        at: "after" the layer, or "mid": between its attention and its MLP. "around": the layer runs on the kept tokens
+            alone, the others pass it by; stages after it look at what ran. "kv": of the layer's cache alone `keep`
+            slots stay, chosen by key head from the whole sequence.
         keep: tokens per span; 0 drops the span, None only observes.
         extra: merged tokens appended behind the kept ones.
         cls: the tower's [CLS] row joins the span, in front of the kept tokens.
         blanks: indices may be -1, a row of zeros, or -2, a slot without a token that nobody attends to.
+        since: of "kv", instead of a selection: the caches of layers `since` to `layer` keep what lives on behind it.
     """
 
     stack: StackName
@@ -94,6 +107,7 @@ class Stage:
     extra: int = 0
     cls: bool = False
     blanks: bool = False
+    since: int | None = None
 
     @property
     def width(self) -> int:
@@ -106,11 +120,14 @@ class Selection:
     """What a reducer returns at a stage, for B sequences of I spans of n tokens.
 
     Attributes:
-        indices: `[B,I,keep]` int64 into the span, ascending unless the method says otherwise; see `Stage.blanks`.
+        indices: `[B,I,keep]` int64 into the span, ascending unless the method says otherwise; see `Stage.blanks`. "kv":
+            `[B,Hkv,keep]` places in the sequence (when decoding, slots), valid ones first.
         mix: `[B,I,M,n]`; `mix @ span` gives M new rows (merging).
         mix_rows: which of the keep + extra rows `mix` writes; by default the extra ones.
         key_bias: `[B,I,keep+extra]` added to the attention logits of these keys in all later layers.
         carry: per-token values `[B,I,keep+extra]`, gathered onward with the tokens, also from part to part.
+        marks: values of every row of the sequence, `[B,S]`, which travel with the rows through the stack.
+        state: new values of state tensors, see `StateSpec`.
         outputs: named outputs of the part: flags, score rows.
         scores: what was ranked, `[B,I,n]` fp32; parity reads the margin at rank `keep` from it, it is not exported.
     """
@@ -120,19 +137,31 @@ class Selection:
     mix_rows: tuple[int, ...] = ()
     key_bias: Tensor | None = None
     carry: Mapping[str, Tensor] = field(default_factory=dict)
+    marks: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
     outputs: Mapping[str, Tensor] = field(default_factory=dict)
     scores: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class StateSpec:
-    """A tensor that lives from call to call: the runtime initialises it and feeds back what the engine returns."""
+    """A tensor that lives from call to call: the runtime keeps it and feeds back what the engine returns.
+
+    Attributes:
+        name: port `state.NAME` in, `next_state.NAME` out.
+        shape: of one sequence, without the batch; a name is an axis that grows with the cache.
+        dtype: float32 or int64.
+        initial: the value of every element at the start of an episode; of a request, prefill makes it.
+        reset: "request": every prompt starts anew. "episode": it lives on until the episode is over.
+        reads: the parts that take it, of prefill (then of an episode), decode, evict.
+    """
 
     name: str
     shape: tuple[int | str, ...]
-    dtype: str
-    initial: float
-    reset: str
+    dtype: str = "float32"
+    initial: float = 0.0
+    reset: Reset = "request"
+    reads: tuple[str, ...] = ("decode",)
 
 
 class Taps(Protocol):
@@ -158,8 +187,20 @@ class Taps(Protocol):
         """`[B,I,N]` each: what earlier stages handed on."""
 
     @property
+    def marks(self) -> Mapping[str, Tensor]:
+        """`[B,S]` each: what earlier stages noted of every row."""
+
+    @property
     def state(self) -> Mapping[str, Tensor]:
-        """Tensors that live from call to call."""
+        """`[B,...]` each: tensors that live from call to call."""
+
+    @property
+    def rope(self) -> tuple[Tensor, Tensor]:
+        """cos and sin `[B,S,d]` at the rows' positions as they are now."""
+
+    @property
+    def outside(self) -> Tensor:
+        """`[B,S-I*N]` int64: places of the rows that belong to no span, ascending; padding is among them."""
 
     @property
     def inputs(self) -> Mapping[str, Tensor]:
@@ -172,6 +213,9 @@ class Taps(Protocol):
 
     def aligned(self, states: Tensor, *, norm: bool) -> Tensor:
         """Tower states `[...,C]` in the CLIP text tower's space `[...,P]`, by its post-norm or not (needs clip)."""
+
+    def normed(self, states: Tensor) -> Tensor:
+        """Decoder states `[...,C]` behind the model's final norm."""
 
     def hidden(self, layer: int, point: Point = "out") -> Tensor:
         """`[B,n,C]` at one point of a layer, also of the one about to run."""
@@ -199,8 +243,15 @@ class Reducer:
     site: ClassVar[str] = "encoder"
     differences: ClassVar[tuple[str, ...]] = ()
     positions: ClassVar[Positions] = "renumber"
-    needs: ClassVar[frozenset[str]] = frozenset()  # of cls, text, clip, video
-    state: ClassVar[tuple[StateSpec, ...]] = ()
+    needs: ClassVar[frozenset[str]] = frozenset()  # of cls, text, clip, video, pixels, frame_scores, router
+    prompt: ClassVar[bool] = False  # the span is the whole prompt, of a length that is exported for: --buckets
+    unverified: ClassVar[bool] = False  # nobody published code to compare with
+    warm_up: ClassVar[int] = 0  # requests of an episode that run without decoder cuts, until the state is full
+
+    @property
+    def entry(self) -> Positions:
+        """How the rows that a picture keeps are numbered when the decoder gets them; `positions` is what cuts do."""
+        return self.positions
 
     def plan(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
         """The stages, in the order in which they act."""
@@ -208,4 +259,38 @@ class Reducer:
 
     def select(self, taps: Taps, stage: Stage) -> Selection:
         """What lives on after `stage`."""
+        raise NotImplementedError
+
+    def states(self, shape: Shape, budget: Budget) -> tuple[StateSpec, ...]:
+        """Tensors that live from call to call."""
+        del shape, budget
+        return ()
+
+    def steps(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
+        """Stages at every generated token: "after" a layer to observe, or "kv" to keep its cache at `keep` slots."""
+        del shape, budget
+        return ()
+
+    def decode(self, taps: Taps, stage: Stage) -> Selection:
+        """What a stage of `steps` finds: rows are cache slots, the new tokens' last; `span` `[B,I,N]` has -1 for gone.
+
+        `key_bias` `[B,I,N]` holds for the layers behind, in this step.
+        """
+        raise NotImplementedError
+
+    def turns(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
+        """Stages "kv" between two turns of a conversation."""
+        del shape, budget
+        return ()
+
+    def between(self, taps: Taps, stage: Stage) -> Selection:
+        """What a stage of `turns` leaves in the cache; of the taps there are `valid` and `state`."""
+        raise NotImplementedError
+
+    def trained(self, tensors: Mapping[str, Tensor], facts: Mapping[str, str], shape: Shape) -> Reducer:
+        """The method with its trained weights, for those that need a router.
+
+        Raises:
+            UserError: the file's layout is not the documented one.
+        """
         raise NotImplementedError

@@ -31,6 +31,14 @@ class Sequence:
     carry: Mapping[str, Tensor] = field(default_factory=dict)  # [B,I,width]
     unit: int = 1
     whole: bool = False
+    marks: Mapping[str, Tensor] = field(default_factory=dict)  # [B,S]
+    rows: Tensor | None = None  # [B,S] int64: where each row stood before any cut
+
+    @property
+    def outside(self) -> Tensor:
+        """`[B,S-I*width*unit]` int64: places of the rows that belong to no span, ascending."""
+        places = torch.arange(self.hidden.shape[1]).expand(self.hidden.shape[:2])
+        return self.splice(places, places.new_zeros(*self.origin.shape[:2], 0, *((self.unit,) if self.unit > 1 else ())))
 
     @property
     def span(self) -> Tensor:
@@ -70,8 +78,8 @@ class Sequence:
 
 def observe(sequence: Sequence, selection: Selection) -> Sequence:
     """Take in what a selection says of tokens that all stay: carried values and key bias."""
-    carry = {**sequence.carry, **selection.carry}
-    sequence = replace(sequence, carry=carry)
+    marks = {**sequence.marks, **selection.marks}
+    sequence = replace(sequence, carry={**sequence.carry, **selection.carry}, marks=marks)
     if selection.key_bias is None:
         return sequence
     bias = torch.zeros(sequence.hidden.shape[:2]) if sequence.bias is None else sequence.bias
@@ -113,6 +121,8 @@ def cut(sequence: Sequence, stage: Stage, selection: Selection, *, renumber: boo
         bias=bias,
         carry={name: rows.pick(values, 0) for name, values in sequence.carry.items()},
         unit=sequence.unit,
+        marks={name: rows.of(values, 0) for name, values in sequence.marks.items()},
+        rows=None if sequence.rows is None else rows.of(sequence.rows, -1),
     )
     reduced = observe(reduced, selection)
     return adopt(reduced) if stage.cls else reduced

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from exporter.attention import Tape
+from exporter.caches import Cached
 from exporter.masks import attention_mask, visible
 from exporter.reducer import Reducer, Shape, Site, StackName, Stage
 from exporter.sequence import Sequence, cut
@@ -40,13 +41,24 @@ class Stack:
     """Layers over a token sequence.
 
     `rotary` turns positions `[B,S]` into (cos, sin) where the family has them; `window` says which rows of a sequence
-    a layer lets see each other, `[B,1,S,S]` bool or None: all, or the block sees to it (`Sequence.whole`).
+    a layer lets see each other, `[B,1,S,S]` bool or None: all, or the block sees to it (`Sequence.whole`); `norm` is
+    what follows the last layer, `turn` rotates keys `[B,Hkv,n,d]`.
     """
 
     name: StackName
     blocks: tuple[Block, ...] = ()
     rotary: Callable[[Tensor, Tensor], Rope] | None = None
     window: Callable[[int, Sequence], Tensor | None] | None = None
+    norm: Callable[[Tensor], Tensor] | None = None
+    turn: Callable[[Tensor, Rope], Tensor] | None = None
+
+
+def unturned(block: Block, x: Tensor, rope: Rope | None) -> Tape:
+    """q, k, v of a layer for its input `x`, before rotation; not part of the main path."""
+    tape = Tape()
+    tables = None if rope is None else (torch.ones_like(rope[0]), torch.zeros_like(rope[1]))
+    block.attention(block.norm1(x), None, tables, tape)
+    return tape
 
 
 @dataclass
@@ -60,9 +72,10 @@ class Walk:
     sequence: Sequence
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     align: Callable[..., Tensor] | None = None
+    state: Mapping[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
-    cache: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # keys and values by layer
-    lengths: list[Sequence] = field(default_factory=list)  # the sequence each layer's cache belongs to
+    following: dict[str, Tensor] = field(default_factory=dict)  # new values of state tensors
+    caches: list[Cached] = field(default_factory=list)  # by layer
 
     def run(self, layers: int) -> Sequence:
         """Run layers 0 to `layers - 1` and the stages among them."""
@@ -89,16 +102,57 @@ class Walk:
             self.rope = self.stack.rotary(sequence.hidden, sequence.positions)
 
     def _layer(self, layer: int) -> None:
+        around = self._stages(layer, "around")
+        for stage in around:
+            self._around(stage)
+        if not around:
+            self._run(layer)
+        self._compact(layer)
+
+    def _run(self, layer: int) -> None:
         record = self.records[layer] = Record()
         x = self._attend(layer, record)
-        if record.tape.k is not None and record.tape.v is not None:
-            self.cache.append((record.tape.k, record.tape.v))
-            self.lengths.append(self.sequence)
+        if (key := self._key(layer, record)) is not None and record.tape.v is not None:
+            self.caches.append(Cached(key, record.tape.v, self.sequence))
         self.sequence = replace(self.sequence, hidden=x)
         self._act(layer, "mid")
         record = self.records[layer]  # a new one if tokens were cut
         self.sequence = replace(self.sequence, hidden=self._think(layer, record, self.sequence.hidden))
+        for stage in self._stages(layer, "kv"):
+            if stage.since is None:
+                selection = self._selected(stage)
+                assert selection.indices is not None
+                self.caches[layer] = self.caches[layer].picked(selection.indices)
         self._act(layer)
+
+    def _key(self, layer: int, record: Record) -> Tensor | None:
+        """What is cached: keys as they were used, or before rotation where slots are positions."""
+        if self.reducer.positions == "slot":
+            return self._project(layer, rope=False).k
+        return record.tape.k
+
+    def _compact(self, layer: int) -> None:
+        """Cut caches of layers that ran to what is alive now."""
+        for stage in self._stages(layer, "kv"):
+            if stage.since is not None:
+                alive = self.sequence
+                for number in range(stage.since, layer + 1):
+                    self.caches[number] = self.caches[number].reduced(alive)
+
+    def _around(self, stage: Stage) -> None:
+        """Run one layer on the rows chosen; what they carry afterwards returns to their places with them."""
+        selection, full = self._selected(stage), self.sequence
+        own = torch.arange(full.hidden.shape[1]).expand(full.hidden.shape[:2])
+        chosen = cut(replace(full, rows=own), stage, selection, renumber=False)
+        assert chosen.rows is not None
+        assert selection.indices is not None
+        self._enter(stage.layer - 1, chosen)
+        self._run(stage.layer)
+        ran = self.sequence
+        place = chosen.rows[..., None].expand(ran.hidden.shape)
+        back = {name: torch.zeros(full.origin.shape, dtype=v.dtype) for name, v in ran.carry.items()} | dict(full.carry)
+        carry = {name: v.scatter(-1, selection.indices, ran.carry[name]) for name, v in back.items()}
+        self._enter(stage.layer, replace(full, hidden=full.hidden.scatter(1, place, ran.hidden), carry=carry))
 
     def _attend(self, layer: int, record: Record) -> Tensor:
         """The first half of a layer: the residual stream behind its attention."""
@@ -131,12 +185,19 @@ class Walk:
         hidden = torch.where(seen, 0.0, lowest).to(self.sequence.hidden.dtype)
         return hidden if self.mask is None else (hidden + self.mask).clamp(min=lowest)
 
+    def _stages(self, layer: int, at: Site) -> list[Stage]:
+        return [s for s in self.stages if (s.stack, s.layer, s.at) == (self.stack.name, layer, at)]
+
+    def _selected(self, stage: Stage) -> Selection:
+        """Ask the reducer, and take what leaves the part."""
+        selection = self.reducer.select(self._taps(), stage)
+        self.outputs.update(selection.outputs)
+        self.following.update(selection.state)
+        return selection
+
     def _act(self, layer: int, at: Site = "after") -> None:
-        for stage in self.stages:
-            if (stage.stack, stage.layer, stage.at) != (self.stack.name, layer, at):
-                continue
-            selection = self.reducer.select(self._taps(), stage)
-            self.outputs.update(selection.outputs)
+        for stage in self._stages(layer, at):
+            selection = self._selected(stage)
             places = self.sequence.positions  # of several axes: the family's, they stay
             one_axis = places is not None and places.dim() == len(self.sequence.hidden.shape[:2])
             renumber = self.stack.name == "decoder" and self.reducer.positions == "renumber" and one_axis
@@ -155,8 +216,11 @@ class Walk:
             window=self._window,
             shape=self.shape,
             carry=self.sequence.carry,
+            state=self.state,
             inputs=self.inputs,
             align=self.align,
+            rope=self.rope,
+            norm=self.stack.norm,
             ahead=self._ahead if self.stack.blocks else None,
         )
 
@@ -177,8 +241,7 @@ class Walk:
             source = self.records[layer].points["in"]
         else:
             raise ValueError(f"layer {layer} ran before the last cut or has not run; carry scores instead")
-        tables = self.rope
-        if tables is not None and not rope:
-            tables = (torch.ones_like(tables[0]), torch.zeros_like(tables[1]))
-        block.attention(block.norm1(source), self._masked(layer), tables, tape)
+        if not rope:
+            return unturned(block, source, self.rope)
+        block.attention(block.norm1(source), self._masked(layer), self.rope, tape)
         return tape

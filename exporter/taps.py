@@ -38,6 +38,8 @@ class RecordedTaps:
     align: Callable[..., Tensor] | None = None
     ahead: Callable[[int], Record] | None = None  # all points of the layer about to run, beside the main path
     window: Callable[[int], Tensor | None] = lambda _: None  # which rows see each other in a layer, [B,1,S,S] bool
+    rope: tuple[Tensor, Tensor] | None = None
+    norm: Callable[[Tensor], Tensor] | None = None
 
     @property
     def valid(self) -> Tensor:
@@ -49,6 +51,21 @@ class RecordedTaps:
     def span(self) -> Tensor:
         """`[B,I,N]` int64: places of the spans' tokens."""
         return self.sequence.span
+
+    @property
+    def outside(self) -> Tensor:
+        """`[B,S-I*N]` int64: places of rows in no span."""
+        return self.sequence.outside
+
+    @property
+    def marks(self) -> Mapping[str, Tensor]:
+        """`[B,S]` each."""
+        return self.sequence.marks
+
+    def normed(self, states: Tensor) -> Tensor:
+        """`[...,C]` behind the final norm."""
+        assert self.norm is not None
+        return self.norm(states)
 
     def span_of(self, values: Tensor) -> Tensor:
         """The spans of `[B,...,S]` as `[B,I,...,N]`."""
@@ -88,15 +105,12 @@ class RecordedTaps:
             if isinstance(rows, str) and rows == "cls"
             else gather_rows(q.transpose(1, 2), place).transpose(1, 2)
         )
-        raw = _logits(q, k) * self._tape(layer, rope=True).scale
-        if self.sequence.bias is not None:
-            raw = raw + self.sequence.bias[:, None, None]
-        if self.mask is not None:
-            raw = raw.masked_fill(~self.mask(place), torch.finfo(torch.float32).min)
+        mask = None if self.mask is None else self.mask(place)
         if (seen := self.window(layer)) is not None:
             near = gather_rows(seen[:, 0].to(torch.int64), place)[:, None] > 0
-            raw = raw.masked_fill(~near, torch.finfo(torch.float32).min)
-        return raw if logits else raw.softmax(-1)
+            mask = near if mask is None else mask & near
+        bias = None if self.sequence.bias is None else self.sequence.bias[:, None, None]
+        return attended(q, k, self._tape(layer, rope=True).scale, mask, bias, logits=logits)
 
     def column_sum(self, layer: int, weights: Tensor | None = None) -> Tensor:
         """`[B,H,S]`: attention received by each key; the one tap that needs a full map."""
@@ -125,6 +139,20 @@ class RecordedTaps:
                 f"layer {layer} did not run since the last cut (recorded: {known}); carry its scores instead"
             )
         return self.records[layer]
+
+
+def attended(
+    q: Tensor, k: Tensor, scale: float, mask: Tensor | None, bias: Tensor | None = None, *, logits: bool = False
+) -> Tensor:
+    """Attention of queries over keys, `[B,H,R,S]` fp32: softmax, or the logits; a mask is bool or added."""
+    raw = _logits(q, k) * scale
+    if bias is not None:
+        raw = raw + bias
+    if mask is not None and mask.dtype == torch.bool:
+        raw = raw.masked_fill(~mask, torch.finfo(torch.float32).min)
+    elif mask is not None:
+        raw = raw + mask.float()
+    return raw if logits else raw.softmax(-1)
 
 
 def _logits(q: Tensor, k: Tensor) -> Tensor:

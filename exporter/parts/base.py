@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from exporter.family import Family
 from exporter.masks import last_place
 from exporter.plan import picture_cuts
-from exporter.reducer import Reducer, Stage
+from exporter.caches import Group
+from exporter.reducer import Reducer, Shape, Stage, StateSpec
 from exporter.select import gather_rows
 from exporter.stack import Stack, Walk
 
@@ -31,37 +32,32 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Decoder layers `first` to `end - 1`, whose caches have equal length; `tokens` rows of one image are in it."""
-
-    first: int
-    end: int
-    tokens: int
-
-    @property
-    def layers(self) -> range:
-        """The layer numbers."""
-        return range(self.first, self.end)
-
-
-@dataclass(frozen=True)
 class Job:
-    """What every part of one export is built from; `images` spans stand in a prompt of a cut decoder."""
+    """What every part of one export is built from.
+
+    `images` spans stand in a prompt of a cut decoder; `steps` and `states` are the reducer's, see there.
+    """
 
     family: Family
     reducer: Reducer
     stages: tuple[Stage, ...]
     images: int = 1
+    steps: tuple[Stage, ...] = ()
+    states: tuple[StateSpec, ...] = ()
 
     @property
     def uncut(self) -> bool:
         """Whether all of a picture reaches the decoder."""
         return not picture_cuts(self.stages)
 
-    def walk(self, stack: Stack, **start: object) -> Walk:
+    @property
+    def shape(self) -> Shape:
+        """The geometry of a picture."""
+        return self.family.shape(self.images)
+
+    def walk(self, stack: Stack, shape: Shape | None = None, **start: object) -> Walk:
         """A sequence on its way through one stack of this job."""
-        shape = self.family.shape(self.images)
-        return Walk(stack, self.reducer, self.stages, shape, **start)  # type: ignore[arg-type]
+        return Walk(stack, self.reducer, self.stages, shape or self.shape, **start)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -113,16 +109,25 @@ class Part(nn.Module):
         """The logits' port."""
         return Port("logits", FLOAT, ("batch", 1, self.family.widths.vocab), "of the last new token")
 
-    def cache_ports(self, groups: tuple[Group, ...], word: str, axis: str, *, split: bool) -> list[Port]:
-        """Key and value ports of all layers; in a split decoder the length axis carries the group's number."""
+    def cache_ports(self, groups: tuple[Group, ...], word: str, axes: Sequence[int | str]) -> list[Port]:
+        """Key and value ports of all layers, `axes` says how many slots those of each group have."""
         widths = self.family.widths
         ports = []
-        for number, group in enumerate(groups):
-            shape = ("batch", widths.kv_heads, axis.format(mark(number, split=split)), widths.head_dim)
+        for group, axis in zip(groups, axes, strict=True):
+            shape = ("batch", widths.kv_heads, axis, widths.head_dim)
             for layer in group.layers:
                 names = {kind: f"{word}.{layer}.{kind}" for kind in ("key", "value")}
                 ports += [Port(name, FLOAT, shape, f"{kind}s of layer {layer}") for kind, name in names.items()]
         return ports
+
+    def state_ports(self, part: str) -> list[Port]:
+        """The state tensors that a part reads."""
+        made = "from the call before"
+        return [Port(f"state.{s.name}", s.dtype, ("batch", *s.shape), made) for s in self.job.states if part in s.reads]
+
+    def state_of(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """State tensors by name."""
+        return {name.removeprefix("state."): value for name, value in given.items() if name.startswith("state.")}
 
 
 def mark(group: int, *, split: bool) -> str:

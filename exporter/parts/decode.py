@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from exporter.attention import Tape
-from exporter.masks import attention_mask
-from exporter.parts.base import FLOAT, Group, Job, Part, Port, mark
+from exporter.caches import Group
+from exporter.parts.base import FLOAT, Job, Part, Port, mark
+from exporter.parts.prefill import PLACES
+from exporter.steps import Step
 
 SLOTS = "1 where a cache slot or new row holds a token"
 BIAS = "added to the attention logits of each slot"
+KEPT = "1 where a slot of the cut cache holds a token"
 
 
 class DecodePart(Part):
@@ -20,42 +22,54 @@ class DecodePart(Part):
         super().__init__(job)
         self.groups, self.split = groups, split
         self.name = "decode" if split else "decoder"
+        self.slotted = job.reducer.positions == "slot"
+        self.cut = {stage.layer for stage in job.steps if stage.at == "kv"}
+        self.watched = any(stage.at == "after" for stage in job.steps)
         rows = ("batch", "tokens")
         ports = [Port("inputs_embeds", FLOAT, (*rows, job.family.widths.hidden), "rows to append, right-padded")]
-        for number in range(len(groups)):
-            group = mark(number, split=split)
-            slots = ("batch", f"past{group}+tokens")
-            ports.append(Port(f"attention_mask{group}", "int64", slots, SLOTS))
-            ports.append(Port(f"position_ids{group}", "int64", self.place_axes(rows), "position of each new row"))
+        for number, past in enumerate(self._past()):
+            name = mark(number, split=split)
+            slots = ("batch", f"{past}+tokens")
+            ports.append(Port(f"attention_mask{name}", "int64", slots, SLOTS))
+            if not self.slotted:
+                ports.append(Port(f"position_ids{name}", "int64", self.place_axes(rows), "position of each new row"))
             if biased:
-                ports.append(Port(f"key_bias{group}", "float32", slots, BIAS))
-        self.inputs = (*ports, *self.cache_ports(groups, "past_key_values", "past{}", split=split))
+                ports.append(Port(f"key_bias{name}", "float32", slots, BIAS))
+        caches = self.cache_ports(groups, "past_key_values", self._past())
+        spans = ("batch", job.images, groups[0].tokens)
+        places = (Port(f"state.{PLACES}", "int64", spans, "slot of each token of the spans, -1: gone"),)
+        self.inputs = (*ports, *caches, *(places if self.watched else ()), *self.state_ports("decode"))
+
+    def _past(self) -> list[int | str]:
+        """Slots before the new rows, by group: constant where every step cuts the cache."""
+        named = [f"past{mark(number, split=self.split)}" for number in range(len(self.groups))]
+        return [g.fixed or name if g.first in self.cut else name for g, name in zip(self.groups, named, strict=True)]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """`logits [B,1,V]` of each sequence's last new token, and the grown caches."""
-        given, named = self.given(tensors), dict[str, Tensor]()
-        x = given["inputs_embeds"]
+        """`logits [B,1,V]` of each sequence's last new token, and the caches with it."""
+        given = self.given(tensors)
+        x, state, job = given["inputs_embeds"], self.state_of(given), self.job
+        shape = job.shape.flat(self.groups[0].tokens)
+        step = Step(self.family.decoder, job.reducer, job.steps, shape, x, state.pop(PLACES, None), state)
         for number, group in enumerate(self.groups):
-            x = self._run(x, group, mark(number, split=self.split), given, named)
+            name = mark(number, split=self.split)
+            slots, first = given[f"attention_mask{name}"], given[f"past_key_values.{group.first}.key"]
+            torch._check(slots.shape[1] == x.shape[1] + first.shape[2])  # type: ignore[no-untyped-call] # noqa: SLF001
+            past = {n: tuple(given[f"past_key_values.{n}.{kind}"] for kind in ("key", "value")) for n in group.layers}
+            places = None if self.slotted else self.places(given[f"position_ids{name}"])
+            step.run(group, slots > 0, places, given.get(f"key_bias{name}"), past)  # type: ignore[arg-type]
         slots = given[f"attention_mask{mark(0, split=self.split)}"]
         new = slots[:, slots.shape[1] - x.shape[1] :] > 0
-        present = self.cache_ports(self.groups, "present", "past{}+tokens", split=self.split)
-        return self.finish({"logits": self.last_logits(x, new), **named}, self.logits_port, *present)
+        named = {"logits": self.last_logits(step.hidden, new)}
+        for layer, pair in step.present.items():
+            named |= dict(zip((f"present.{layer}.key", f"present.{layer}.value"), pair, strict=True))
+        kept = {n: step.kept[g.first].to(torch.int64) for n, g in enumerate(self.groups) if g.first in step.kept}
+        named |= {f"kept_mask.{number}": slots for number, slots in kept.items()}
+        named |= {f"next_state.{name}": value for name, value in step.following.items()}
+        return self.finish(named | step.outputs, self.logits_port, *self._ports())
 
-    def _run(self, x: Tensor, group: Group, name: str, given: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
-        """The layers of one group; their grown caches go into `present`."""
-        stack, slots = self.family.decoder, given[f"attention_mask{name}"] > 0
-        past = given[f"past_key_values.{group.first}.key"].shape[2]
-        torch._check(slots.shape[1] == x.shape[1] + past)  # type: ignore[no-untyped-call] # noqa: SLF001
-        mask = attention_mask(slots, x, given.get(f"key_bias{name}"))
-        assert stack.rotary is not None
-        rope = stack.rotary(x, self.places(given[f"position_ids{name}"]))
-        for layer in group.layers:
-            block, cache = stack.blocks[layer], f"past_key_values.{layer}."
-            tape = Tape(past=(given[cache + "key"], given[cache + "value"]))
-            x = x + block.attention(block.norm1(x), mask, rope, tape)
-            x = x + block.mlp(block.norm2(x))
-            assert tape.k is not None
-            assert tape.v is not None
-            present |= {f"present.{layer}.key": tape.k, f"present.{layer}.value": tape.v}
-        return x
+    def _ports(self) -> list[Port]:
+        past = self._past()
+        after = [size if isinstance(size, int) else f"{size}+tokens" for size in past]
+        masks = [Port(f"kept_mask.{number}", "int64", ("batch", size), KEPT) for number, size in enumerate(past)]
+        return [*self.cache_ports(self.groups, "present", after), *masks]

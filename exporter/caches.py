@@ -1,0 +1,95 @@
+"""What decoding finds of each layer: keys and values, and which slots of them hold tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from exporter.masks import last_place
+from exporter.select import gather_rows
+from exporter.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class Group:
+    """Decoder layers `first` to `end - 1`, whose caches have equal length; `tokens` rows of one image are in it.
+
+    `fixed` slots where the cache alone was cut: then text and pictures are both among them.
+    """
+
+    first: int
+    end: int
+    tokens: int
+    fixed: int | None = None
+
+    @property
+    def layers(self) -> range:
+        """The layer numbers."""
+        return range(self.first, self.end)
+
+
+@dataclass(frozen=True)
+class Cached:
+    """One layer's cache. `slots` `[B,K]` bool: which are valid, where the cache alone was cut to K of them."""
+
+    key: Tensor
+    value: Tensor
+    sequence: Sequence  # the rows that the layer ran on
+    slots: Tensor | None = None
+
+    @property
+    def fixed(self) -> int | None:
+        """K, where the cache alone was cut."""
+        return None if self.slots is None else int(self.slots.shape[1])
+
+    @property
+    def valid(self) -> Tensor:
+        """`[B,n]` bool by slot."""
+        found = self.sequence.valid if self.slots is None else self.slots
+        assert found is not None
+        return found
+
+    @property
+    def bias(self) -> Tensor:
+        """`[B,n]` fp32, added to the logits of these slots."""
+        return torch.zeros(self.valid.shape) if self.sequence.bias is None else self.sequence.bias
+
+    @property
+    def next_position(self) -> Tensor:
+        """`[B,1]`: one more than the last valid row's, on the axis where it is largest."""
+        sequence = self.sequence
+        assert sequence.valid is not None
+        assert sequence.positions is not None
+        last = gather_rows(sequence.positions, last_place(sequence.valid))
+        return (last if last.dim() == sequence.valid.dim() else last.amax(-1)) + 1
+
+    def picked(self, indices: Tensor) -> Cached:
+        """The slots `[B,Hkv,K]` of each key head; valid ones come first, as many in every head."""
+        chosen = gather_rows(self.valid.to(torch.int64), indices[:, 0]) > 0
+        return replace(self, key=gather_rows(self.key, indices), value=gather_rows(self.value, indices), slots=chosen)
+
+    def reduced(self, alive: Sequence) -> Cached:
+        """The slots of the rows that are alive, all of which the layer ran on."""
+        mine, left = self.sequence.rows, alive.rows
+        assert mine is not None
+        assert left is not None
+        where = (left[:, :, None] == mine[:, None, :]).to(torch.int64).argmax(-1)  # [B,S']
+        each = where[:, None].expand(-1, self.key.shape[1], -1)
+        return Cached(gather_rows(self.key, each), gather_rows(self.value, each), alive)
+
+
+def groups_of(caches: list[Cached]) -> tuple[Group, ...]:
+    """Runs of layers whose caches have the same slots and key bias: a new one wherever either changed."""
+    changes = [number for number, pair in enumerate(pairwise(caches), 1) if _differ(*pair)]
+    edges = [0, *changes, len(caches)]
+    return tuple(
+        Group(first, end, caches[first].sequence.width, caches[first].fixed) for first, end in pairwise(edges)
+    )
+
+
+def _differ(one: Cached, other: Cached) -> bool:
+    a, b = one.sequence, other.sequence
+    return a.width != b.width or a.bias is not b.bias or one.fixed != other.fixed
