@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ import onnx_ir as ir
 from engines.errors import UserError
 from exporter.attention import register
 from exporter.cache import cached, source_hash
+from exporter.caches import Group
 from exporter.draft import Draft, Planned
-from exporter.parts.base import Group, Job, Part, Port
+from exporter.parts.base import Job, Part, Port
 from exporter.parts.decode import DecodePart
 from exporter.parts.embed import EmbedPart
 from exporter.parts.prefill import PrefillPart
 from exporter.parts.text import TextPart
 from exporter.parts.vision import VisionPart
 from exporter.progress import Reporter
+from exporter.prompting import Prompting
 from exporter.trace import fake_model, save, trace
 from exporter.weights import attach, match
 from graph_passes.pipeline import optimise
@@ -68,9 +71,8 @@ class Tracer:
         made.append(self._built("embed", {}, EmbedPart, report))
         if draft.clip is not None:
             made.append(self._built("text", {}, TextPart, report))
-        if draft.cut_decoder:
-            key = {**self._method(draft.main), "images": draft.images, "tokens": draft.tokens}
-            made += self._cut_decoder(key, made[0], report)
+        if draft.split:
+            made += self._split(made[0], report)
         else:
             whole = (Group(0, draft.facts.layers, draft.tokens),)
             made.append(self._built("decoder", {}, lambda job: DecodePart(job, whole), report))
@@ -82,22 +84,38 @@ class Tracer:
             key |= self._method(planned)
         return self._built(planned.form.part, key, VisionPart, report, planned)
 
-    def _method(self, planned: Planned) -> dict[str, Any]:
+    def _method(self, planned: Planned | Prompting) -> dict[str, Any]:
         reducer = self.draft.reducer
         source = inspect.getsource(type(reducer))
-        return {"reducer": [repr(reducer), source], "stages": [asdict(stage) for stage in planned.stages]}
+        about = [repr(reducer), source, self.draft.router]
+        return {"reducer": about, "stages": [asdict(stage) for stage in planned.stages]}
 
-    def _cut_decoder(self, key: Mapping[str, Any], vision: Built, report: Reporter) -> list[Built]:
-        tokens, carried = self.draft.tokens, tuple(vision.facts["carried"])
-        key = {**key, "carried": carried}
-        prefill = self._built("prefill", key, lambda job: PrefillPart(job, tokens, carried), report)
-        biased = bool(prefill.facts["biased"])
-        groups = tuple(Group(**group) for group in prefill.facts["groups"])
+    def _split(self, vision: Built, report: Reporter) -> list[Built]:
+        """The prefill parts and what decodes behind any of them."""
+        draft = self.draft
+        carried = tuple(vision.facts.get("carried", ()))
+        key = {"images": draft.images, "carried": carried, "states": [asdict(spec) for spec in draft.states]}
+        key |= {"steps": [asdict(stage) for stage in draft.steps]}
+        made = [self._prefill(each, key, carried, report) for each in draft.prompts]
+        facts = made[-1].facts
+        groups = tuple(Group(**group) for group in facts["groups"])
+        for each in made:
+            check_groups(each, groups, {stage.layer for stage in draft.steps if stage.at == "kv"})
 
         def decode(job: Job) -> Part:
-            return DecodePart(job, groups, split=True, biased=biased)
+            return DecodePart(job, groups, split=True, biased=bool(facts["biased"]))
 
-        return [prefill, self._built("decode", dict(prefill.facts), decode, report)]
+        more = {**key, **self._method(draft.prompts[-1]), "groups": facts["groups"], "biased": facts["biased"]}
+        return [*made, self._built("decode", more, decode, report, draft.prompts[-1])]
+
+    def _prefill(
+        self, asked: Prompting, key: Mapping[str, Any], carried: tuple[str, ...], report: Reporter
+    ) -> Built:
+        def make(job: Job) -> Part:
+            return PrefillPart(job, asked.tokens, () if asked.whole else carried, name=asked.part, whole=asked.whole)
+
+        about = {**key, **self._method(asked), "tokens": asked.tokens, "whole": asked.whole}
+        return self._built(asked.part, about, make, report, asked)
 
     def _built(
         self,
@@ -105,7 +123,7 @@ class Tracer:
         key: Mapping[str, Any],
         make: Callable[[Job], Part],
         report: Reporter,
-        planned: Planned | None = None,
+        planned: Planned | Prompting | None = None,
     ) -> Built:
         versions = {package: version(package) for package in VERSIONS}
         with report.step(f"trace {name} in {self.dtype}") as step:
@@ -119,9 +137,11 @@ class Tracer:
         }
         return Built(name, folder / "part.onnx", ports["inputs"], ports["outputs"], told["nodes"], told["facts"])
 
-    def _make(self, make: Callable[[Job], Part], place: Path, planned: Planned) -> None:
+    def _make(self, make: Callable[[Job], Part], place: Path, planned: Planned | Prompting) -> None:
         family, mode, parameters = self._set_up()
-        part = make(Job(family.of(planned.form), self.draft.reducer, planned.stages, self.draft.images))
+        draft, form = self.draft, getattr(planned, "form", self.draft.main.form)
+        images = 1 if draft.reducer.prompt else draft.images
+        part = make(Job(family.of(form), draft.reducer, planned.stages, images, draft.steps, draft.states))
         try:
             model = trace(part, self.dtype, mode)
         except (RuntimeError, ValueError, TypeError) as error:  # what torch.export and the exporter raise
@@ -139,6 +159,20 @@ class Tracer:
             family, mode = fake_model(self.draft.family, self.draft.config, self.dtype, register())
             self._model = (family, mode, match(family, self.draft.checkpoint))
         return self._model
+
+
+def check_groups(made: Built, groups: tuple[Group, ...], cut: set[int]) -> None:
+    """Every prefill part leaves the caches that the one decode part takes.
+
+    Raises:
+        UserError: their layers fall into other groups, or caches of constant length differ.
+    """
+    for mine, wanted in zip_longest((Group(**group) for group in made.facts["groups"]), groups):
+        apart = mine is None or wanted is None or mine.layers != wanted.layers
+        if apart or (wanted.first in cut and mine.fixed != wanted.fixed):
+            raise UserError(
+                f"part {made.name} leaves other caches than the others do: give --keep as a count, or one of --buckets"
+            )
 
 
 def contents(draft: Draft) -> list[str]:

@@ -80,6 +80,8 @@ class ClipLlama(Family):
             tower_layers=layers,
             tower_last=layers + self.config.vision_feature_layer,
             decoder_layers=self.config.text_config.num_hidden_layers,
+            heads=self.config.text_config.num_attention_heads,
+            kv_heads=self.widths.kv_heads,
             has_cls=True,
             images=images,
             views=self.form.views,

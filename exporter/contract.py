@@ -27,11 +27,15 @@ def contract(draft: Draft, parts: Mapping[str, Mapping[str, Built]], engines: Ma
         "recipe": {**asdict(draft.recipe), "images": draft.images, "max_length": draft.length},
         "model": {"name": draft.recipe.model, **asdict(draft.facts)},
         "geometry": asdict(geometry(draft, draft.main.projected)),
-        "plan": [asdict(stage) for stage in draft.stages],
+        "plan": [asdict(stage) for stage in (draft.prompts[-1].stages if draft.reducer.prompt else draft.stages)],
         "pictures": [_picture(each) for each in draft.planned],
         "positions": draft.positions,
         "parts": {name: _part(name, parts) for name in traced},
         "groups": groups(traced, draft),
+        "prefill": [{"part": p.part, "tokens": p.tokens, "whole": p.whole} for p in draft.prompts],
+        "states": [asdict(spec) for spec in draft.states],
+        "warm_up": draft.reducer.warm_up,
+        "slot_positions": draft.reducer.positions == "slot",
         "engines": dict(engines),
         "versions": {package: version(package) for package in VERSIONS},
     }
@@ -60,10 +64,11 @@ def _picture(planned: Planned) -> dict[str, Any]:
 
 def groups(traced: Mapping[str, Built], draft: Draft) -> list[dict[str, Any]]:
     """Decoder layers of equal cache length, and how many rows of one image are in it."""
-    if "prefill" not in traced:
-        return [{"layers": [0, draft.facts.layers], "tokens": draft.tokens}]
-    found = traced["prefill"].facts["groups"]
-    return [{"layers": [group["first"], group["end"]], "tokens": group["tokens"]} for group in found]
+    if not draft.split:
+        return [{"layers": [0, draft.facts.layers], "tokens": draft.tokens, "fixed": None}]
+    found = traced[draft.prompts[-1].part].facts["groups"]
+    kinds = ("tokens", "fixed")
+    return [{"layers": [each["first"], each["end"]], **{kind: each[kind] for kind in kinds}} for each in found]
 
 
 def _part(name: str, parts: Mapping[str, Mapping[str, Built]]) -> dict[str, Any]:

@@ -26,10 +26,12 @@ from exporter.form import Asked, Form
 from exporter.furnish import check_prompt
 from exporter.pictures import pictures
 from exporter.plan import TENSORRT_TOP_K, largest_top_k, make_plan, picture_cuts, tokens_after
+from exporter.prompting import Prompting, budget_of, prompting
 from exporter.recipe import Recipe
-from exporter.reducer import Reducer, Shape, Stage
+from exporter.reducer import Reducer, Shape, Stage, StateSpec
 from exporter.registry import family as family_of
 from exporter.registry import method
+from exporter.router import ROUTER, with_router
 from exporter.weights import match, widest
 
 PRECISIONS: Mapping[str, Dtype] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
@@ -64,7 +66,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Draft:
-    """A checked recipe: the model, the plan for each form of picture, the targets."""
+    """A checked recipe: the model, the plan for each form of picture and of prompt, the targets."""
 
     recipe: Recipe
     checkpoint: Checkpoint
@@ -75,7 +77,9 @@ class Draft:
     reducer: Reducer
     targets: tuple[Target, ...]
     stored: Dtype
+    prompts: tuple[Prompting, ...] = ()  # where the decoder is two parts
     clip: Path | None = None  # the CLIP checkpoint beside it
+    router: str | None = None  # sha256 of the method's trained weights
 
     @classmethod
     def of(cls, recipe: Recipe) -> Draft:
@@ -97,7 +101,10 @@ class Draft:
         with refusals_in_words(folder / "config.json"), torch.device("meta"):
             empty = family(config, beside(family.empty(config, torch.float32, register()), config, torch.float32))
         asked = Asked(recipe.input, recipe.grids, recipe.image_size, recipe.frames)
-        planned = tuple(_planned(recipe, reducer, empty.of(form), folder) for form in family.forms(config, asked))
+        forms = family.forms(config, asked)
+        reducer, router = with_router(recipe, reducer, empty.of(forms[0]).shape(recipe.images))
+        planned = tuple(_planned(recipe, reducer, empty.of(form), folder) for form in forms)
+        prompts = prompting(recipe, reducer, planned[0].shape, planned[0].stages, planned[0].tokens)
         stored = PRECISIONS[widest(match(empty, checkpoint))]
         draft = cls(
             recipe,
@@ -109,7 +116,9 @@ class Draft:
             reducer,
             targets,
             stored,
+            prompts,
             clip,
+            router,
         )
         draft.check()
         return draft
@@ -128,17 +137,17 @@ class Draft:
                     f"{self.checkpoint.dir}: preprocessor_config.json makes pictures of {size or 'any size'}, "
                     f"config.json wants {each.form.size} (height, width)"
                 )
-        if self.cut_decoder and len({each.tokens for each in self.planned}) > 1:
+        if self.split and len({each.tokens for each in self.planned}) > 1:
             names = ", ".join(each.form.part for each in self.planned)
             raise UserError(
-                f"--method {self.recipe.method}: it cuts the decoder, where every picture must take the same number of "
-                f"tokens, and {names} differ: choose one, such as with --grid"
+                f"--method {self.recipe.method}: the decoder is two parts, where every picture must take the same "
+                f"number of tokens, and {names} differ: choose one, such as with --grid"
             )
         self._check_room()
 
     def _check_target(self, target: Target) -> None:
         precision = self.precision(target)
-        if target.name.startswith("trt") and any(largest_top_k(each.stages) > TENSORRT_TOP_K for each in self.planned):
+        if target.name.startswith("trt") and any(largest_top_k(s) > TENSORRT_TOP_K for s in self._all_stages):
             raise UserError(
                 f"--keep {self.recipe.keep}: TensorRT's TopK takes at most {TENSORRT_TOP_K}; "
                 "keep fewer, or use --target ort-cpu"
@@ -198,12 +207,37 @@ class Draft:
     @property
     def positions(self) -> str:
         """How kept tokens are numbered."""
-        return self.family.positions or self.reducer.positions
+        return self.family.positions or self.reducer.entry
 
     @property
-    def cut_decoder(self) -> bool:
-        """Whether the decoder needs two parts."""
-        return any(stage.stack == "decoder" for stage in self.stages)
+    def split(self) -> bool:
+        """Whether the decoder is two parts."""
+        return bool(self.prompts)
+
+    @property
+    def prunes(self) -> bool:
+        """Whether anything is cut at all."""
+        return any(self._all_stages) or bool(self.steps)
+
+    @property
+    def entry(self) -> Shape:
+        """The geometry that the decoder's stages are planned for, of the longest prompt."""
+        return self.shape.flat(self.prompts[-1].tokens if self.prompts else self.tokens)
+
+    @property
+    def steps(self) -> tuple[Stage, ...]:
+        """The stages at every generated token."""
+        return self.reducer.steps(self.entry, self.budget)
+
+    @property
+    def states(self) -> tuple[StateSpec, ...]:
+        """What lives from call to call."""
+        return self.reducer.states(self.entry, self.budget)
+
+    @property
+    def budget(self) -> Budget:
+        """As the user wrote it."""
+        return budget_of(self.recipe)
 
     @property
     def precisions(self) -> tuple[Dtype, ...]:
@@ -214,6 +248,10 @@ class Draft:
         """What one target computes in."""
         return self.recipe.dtype or engine(target.name).dtype(self.stored)
 
+    @property
+    def _all_stages(self) -> list[tuple[Stage, ...]]:
+        return [*(each.stages for each in self.planned), *(each.stages for each in self.prompts)]
+
     @cached_property
     def hashes(self) -> list[str]:
         """sha256 of every shard."""
@@ -223,7 +261,7 @@ class Draft:
 def _planned(recipe: Recipe, reducer: Reducer, family: Family, folder: Path) -> Planned:
     """The plan for one form of picture."""
     shape = family.shape(recipe.images)
-    stages = make_plan(recipe.method, reducer, shape, Budget("100%" if recipe.keep is None else recipe.keep))
+    stages = make_plan(recipe.method, reducer, shape, budget_of(recipe), reducer.picture_plan)
     added, rows = 0 if picture_cuts(stages) else family.added, shape.tokens + family.added
     prepared = family.preprocess(folder)
     return Planned(family.form, shape, stages, prepared, family.placeholder, family.mrope, added, rows)
@@ -231,10 +269,10 @@ def _planned(recipe: Recipe, reducer: Reducer, family: Family, folder: Path) -> 
 
 def _clip(recipe: Recipe, reducer: Reducer, family: type[Family]) -> Path | None:
     """The auxiliary CLIP checkpoint, where the method reads one."""
-    if unknown := sorted(set(recipe.aux) - {ROLE}):
-        raise UserError(f"--aux {unknown[0]}: no method uses such a model; there is: {ROLE}")
+    if unknown := sorted(set(recipe.aux) - {ROLE, ROUTER}):
+        raise UserError(f"--aux {unknown[0]}: no method uses such a file; there are: {ROLE}, {ROUTER}")
     if "clip" not in reducer.needs:
-        if recipe.aux:
+        if ROLE in recipe.aux:
             raise UserError(f"--aux {ROLE}: --method {recipe.method} does not use it; leave it out")
         return None
     if ROLE not in family.offers:
@@ -249,7 +287,9 @@ def _check_recipe(recipe: Recipe) -> None:
     gpu_named(recipe.gpu)
     if recipe.method == "none" and recipe.keep is not None:
         raise UserError("--method none keeps every patch: leave --keep out")
-    if recipe.method != "none" and recipe.keep is None:
+    if "+" in recipe.method and recipe.keep is not None:
+        raise UserError(f"--keep {recipe.keep}: --method {recipe.method} names its budgets; leave --keep out")
+    if recipe.method != "none" and "+" not in recipe.method and recipe.keep is None:
         raise UserError(f"--method {recipe.method}: give a budget with --keep, such as --keep 64 or --keep 11%")
     for option, value in (("--max-batch", recipe.max_batch), ("--images", recipe.images)):
         if value < 1:

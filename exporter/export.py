@@ -57,7 +57,7 @@ def export(recipe: Recipe, out: Path, console: Console, *, force: bool = False, 
     """
     check_target(out, force=force)
     draft = Draft.of(recipe)
-    parts = len(draft.planned) + (3 if draft.cut_decoder else 2) + (draft.clip is not None)
+    parts = len(draft.planned) + 2 + len(draft.prompts) + (draft.clip is not None)
     runnable = sum(dtype in RUNNABLE for dtype in draft.precisions)
     steps = 3 + parts * (len(draft.precisions) + len(draft.targets)) + runnable
     with staging(out, force=force) as root, Reporter(console, steps) as report:
@@ -128,11 +128,11 @@ class _Run:
 
     def _dense(self) -> tuple[Draft | None, str]:
         """The same export without pruning, or why there is none to compare with."""
-        reason = "nothing is pruned" if not self.draft.stages else outcome.too_large(self.draft)
+        reason = outcome.too_large(self.draft) if self.draft.prunes else "nothing is pruned"
         if reason:
             return None, reason
         try:
-            recipe = replace(self.draft.recipe, method="none", keep=None, params={}, aux={}, max_length=None)
+            recipe = replace(self.draft.recipe, method="none", keep=None, params={}, aux={}, max_length=None, buckets=(), kv="growing")
             return Draft.of(recipe), ""
         except UserError as error:  # all of a picture may be more than the model takes
             return None, str(error)

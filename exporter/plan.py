@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from engines.errors import UserError
 from exporter.budget import Budget
 from exporter.reducer import Reducer, Shape, Stage
 
 STACKS = ("tower", "projected", "decoder")
+SITES = {"tower": {"after", "mid"}, "projected": {"after"}, "decoder": {"after", "around", "kv"}}
 TENSORRT_TOP_K = 3840  # the largest K that TensorRT's TopK builds
 
 
-def make_plan(name: str, reducer: Reducer, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
-    """The stages of `reducer` for this geometry.
+def make_plan(
+    name: str,
+    reducer: Reducer,
+    shape: Shape,
+    budget: Budget,
+    plan: Callable[[Shape, Budget], tuple[Stage, ...]] | None = None,
+) -> tuple[Stage, ...]:
+    """The stages of `reducer` for this geometry, by its own `plan` or another of its plans.
 
     Raises:
         UserError: the budget does not fit, or the method needs what this model or this version does not have.
@@ -22,10 +29,8 @@ def make_plan(name: str, reducer: Reducer, shape: Shape, budget: Budget) -> tupl
         raise UserError(f"--method {name}: it ranks by [CLS] attention and this model's tower has no [CLS] token")
     if "video" in reducer.needs and not shape.video:
         raise UserError(f"--method {name}: it selects among the frames of a video; give a model that takes videos")
-    if reducer.state or reducer.positions == "slot":
-        raise UserError(f"--method {name}: engine state and slot positions are not supported by the decoder parts")
-    stages = reducer.plan(shape, budget)
-    order = [(STACKS.index(stage.stack), stage.layer, stage.at != "mid") for stage in stages]
+    stages = (plan or reducer.plan)(shape, budget)
+    order = [(STACKS.index(stage.stack), stage.layer, _turn(stage)) for stage in stages]
     if order != sorted(order):
         raise UserError(f"--method {name}: its stages are not in the order in which layers run")
     widths = {"tower": shape.patches}
@@ -35,9 +40,16 @@ def make_plan(name: str, reducer: Reducer, shape: Shape, budget: Budget) -> tupl
     return stages
 
 
+def _turn(stage: Stage) -> int:
+    """When a stage acts among those of its layer."""
+    return 4 if stage.since is not None else ("around", "mid", "kv", "after").index(stage.at)
+
+
 def _check(name: str, stage: Stage, shape: Shape, reducer: Reducer) -> None:
-    last = {"tower": shape.tower_last, "projected": -1, "decoder": shape.decoder_layers - 2}[stage.stack]
-    if stage.at not in ({"after", "mid"} if stage.stack == "tower" else {"after"}):
+    inside = stage.keep is None or stage.at in {"around", "kv"}  # of layers, which leaves the sequence as it is
+    deepest = shape.decoder_layers - (1 if inside else 2)
+    last = {"tower": shape.tower_last, "projected": -1, "decoder": deepest}[stage.stack]
+    if stage.at not in SITES[stage.stack]:
         raise UserError(f"--method {name}: a stage '{stage.at}' a {stage.stack} layer is not supported")
     if stage.stack == "tower" and stage.keep is not None and shape.pooled:
         raise UserError(
@@ -50,6 +62,8 @@ def _check(name: str, stage: Stage, shape: Shape, reducer: Reducer) -> None:
         raise UserError(
             f"--method {name}: no {stage.stack} layer {stage.layer} to act after; this model allows -1 to {last}"
         )
+    if stage.at == "kv" and stage.since is None and not (stage.keep or 0) > 0:
+        raise UserError(f"--method {name}: a cache of {stage.keep} slots after decoder layer {stage.layer}")
     if stage.stack == "decoder" and stage.extra and reducer.positions == "keep":
         raise UserError(f"--method {name}: merged rows in the decoder have no position to keep; use 'renumber'")
 
@@ -57,7 +71,7 @@ def _check(name: str, stage: Stage, shape: Shape, reducer: Reducer) -> None:
 def _width(name: str, stage: Stage, widths: dict[str, int], views: int) -> int:
     """Tokens per span after a stage; a stack starts with what the one before it left."""
     before = widths.get(stage.stack, widths.get("projected", widths["tower"] * views))
-    if stage.keep is None:
+    if stage.keep is None or stage.at == "kv":
         return before
     where = f"after {stage.stack} layer {stage.layer}"
     if stage.extra < 0 or not 0 <= stage.keep <= before + (before if stage.blanks else 0):
@@ -66,7 +80,7 @@ def _width(name: str, stage: Stage, widths: dict[str, int], views: int) -> int:
         )
     if not stage.width and stage.stack != "decoder":
         raise UserError(f"--method {name}: nothing is left of an image {where}; only the decoder can drop all of it")
-    return stage.width
+    return before if stage.at == "around" else stage.width
 
 
 def picture_cuts(stages: Iterable[Stage]) -> list[Stage]:

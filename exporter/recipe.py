@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from engines.registry import Dtype
 from exporter.form import Kind
@@ -28,7 +30,9 @@ class Recipe:
         grids: tile grids (`ROWSxCOLS`) of models that cut pictures into tiles; none: all that the checkpoint allows.
         image_size: `WIDTHxHEIGHT` of models that take pictures of any size.
         frames: frames of a video.
-        aux: further checkpoints by role, such as `clip`.
+        aux: further files by role: `clip`, a checkpoint; `router`, trained weights of the method.
+        buckets: prompt lengths that methods which cut the prompt itself are exported for.
+        kv: whether decode grows its caches, or writes into ones of constant length.
     """
 
     model: str = "demo"
@@ -46,10 +50,13 @@ class Recipe:
     image_size: str | None = None
     frames: int | None = None
     aux: Mapping[str, str] = field(default_factory=dict)
+    buckets: tuple[int, ...] = ()
+    kv: Literal["growing", "static"] = "growing"
 
     @property
     def name(self) -> str:
         """A directory name that tells exports apart."""
         model = self.model.rstrip("/").rsplit("/", 1)[-1].replace(":", "-").strip(".-") or "model"
-        keep = f"-{self.keep.replace('%', 'pct')}" if self.keep else ""
-        return f"{model}-{self.method}{keep}"
+        keep = f"-{self.keep}" if self.keep else ""
+        method = re.sub(r"[^\w.+-]", "-", self.method)
+        return f"{model}-{method}{keep}".replace("%", "pct")

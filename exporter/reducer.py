@@ -195,8 +195,8 @@ class Taps(Protocol):
         """`[B,...]` each: tensors that live from call to call."""
 
     @property
-    def rope(self) -> tuple[Tensor, Tensor]:
-        """cos and sin `[B,S,d]` at the rows' positions as they are now."""
+    def rope(self) -> tuple[Tensor, Tensor] | None:
+        """cos and sin `[B,S,d]` at the rows' positions as they are now; None where the stack does not rotate."""
 
     @property
     def outside(self) -> Tensor:
@@ -256,6 +256,10 @@ class Reducer:
     def plan(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
         """The stages, in the order in which they act."""
         raise NotImplementedError
+
+    def picture_plan(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
+        """The stages that pictures set: all of them, unless spans are prompts."""
+        return () if self.prompt else self.plan(shape, budget)
 
     def select(self, taps: Taps, stage: Stage) -> Selection:
         """What lives on after `stage`."""

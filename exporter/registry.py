@@ -11,6 +11,7 @@ from typing import Any
 
 from engines.errors import UserError
 from exporter import methods, models
+from exporter.chain import Chain
 from exporter.family import Family
 from exporter.reducer import Reducer
 from exporter.section import shown
@@ -39,14 +40,38 @@ def method_class(name: str) -> type[Reducer]:
 
 
 def method(name: str, params: Mapping[str, str] | None = None) -> Reducer:
-    """A reducer with the authors' parameters, except those given as text.
+    """A reducer with the authors' parameters, except those given as text; `A:KEEP+B:KEEP` is two of them.
+
+    Of two methods, `b.NAME` is a parameter of method b; `NAME` alone belongs to the one that has it.
 
     Raises:
         UserError: unknown method or parameter, or a value of the wrong kind.
     """
+    if "+" not in name:
+        return _single(name, dict(params or {}))
+    pairs = [each.partition(":") for each in name.split("+")]
+    if len(pairs) != 2 or not all(method and keep for method, _, keep in pairs):
+        raise UserError(f"--method {name}: write two methods with their budgets, such as fastervlm:128+fastv:64")
+    (first, _, keep), (second, _, rest) = pairs
+    shared = _shared(first, second, dict(params or {}))
+    return Chain(_single(first, shared[0]), keep, _single(second, shared[1]), rest)
+
+
+def _shared(first: str, second: str, params: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Whose parameter each is: `NAME.parameter`, or the only one that has it."""
+    own: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    for key, value in params.items():
+        which, dot, bare = key.partition(".")
+        if dot and which in {first, second}:
+            own[which != first][bare] = value
+        else:
+            own[key not in {field.name for field in fields(method_class(first))}][key] = value
+    return own
+
+
+def _single(name: str, given: dict[str, str]) -> Reducer:
     found = method_class(name)
-    given = dict(params or {})
-    defaults: dict[str, Any] = {field.name: field.default for field in fields(found)}
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(found) if field.init}
     unknown = sorted(set(given) - set(defaults))
     if unknown:
         allowed = ", ".join(defaults) or "none"

@@ -12,7 +12,7 @@ from torch import Tensor
 from exporter.attention import Tape
 from exporter.caches import Cached
 from exporter.masks import attention_mask, visible
-from exporter.reducer import Reducer, Shape, Site, StackName, Stage
+from exporter.reducer import Reducer, Selection, Shape, Site, StackName, Stage
 from exporter.sequence import Sequence, cut
 from exporter.taps import Record, RecordedTaps
 

@@ -97,6 +97,8 @@ class Qwen25VL(Family):
             tower_layers=vision.depth,
             tower_last=vision.depth - 1,
             decoder_layers=self.config.text_config.num_hidden_layers,
+            heads=self.config.text_config.num_attention_heads,
+            kv_heads=self.widths.kv_heads,
             has_cls=False,
             images=images,
             global_layers=tuple(sorted(vision.fullatt_block_indexes)),

@@ -96,7 +96,7 @@ class Part(nn.Module):
         """`[B,1,V]`: logits of each sequence's last valid row; a row without any uses its first."""
         return self.family.head(gather_rows(hidden, last_place(valid)))
 
-    def place_axes(self, rows: tuple[str, ...]) -> tuple[int | str, ...]:
+    def place_axes(self, rows: tuple[int | str, ...]) -> tuple[int | str, ...]:
         """The shape of position ids: several numbers a token come first."""
         return rows if self.family.axes == 1 else (self.family.axes, *rows)
 
