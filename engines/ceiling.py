@@ -22,6 +22,7 @@ class Side:
     llm_flops: float
     vision_flops: float
     kv_bytes: int
+    decode_bytes: float  # read for the first decoded token: weights and cache
     prefill_s: float
     ttft_s: float  # vision and prefill: time to the first token
     total_s: dict[int, float]  # by number of generated tokens
@@ -70,6 +71,7 @@ def ceiling(
     gpu: str = "h200",
     batch: int = 1,
     weight_bytes: float = 2.0,
+    cached: Sequence[int] | None = None,
 ) -> Ceiling:
     """Compare two numbers of visual tokens.
 
@@ -81,14 +83,16 @@ def ceiling(
         gpu: A name of `engines.gpus.GPUS`.
         batch: Prompts at once.
         weight_bytes: Bytes per decoder weight: 2 for fp16, 0.5 for weight-only int4. Computing stays fp16.
+        cached: Slots of each layer's cache behind the pruned prompt, text included; by default all rows that it ran on.
 
     Raises:
         UserError: The GPU is not known.
     """
     chip = gpu_named(gpu)
+    run = (chip, batch, weight_bytes)
     before, after = (
-        _side(geometry, _per_layer(geometry, tokens), text, (chip, batch, weight_bytes))
-        for tokens in (tokens_before, tokens_after)
+        _side(geometry, _per_layer(geometry, tokens), text, run, slots)
+        for tokens, slots in ((tokens_before, None), (tokens_after, cached))
     )
     return Ceiling(chip, batch, weight_bytes, before, after)
 
@@ -105,17 +109,21 @@ def _per_layer(geometry: Geometry, tokens: int | Sequence[int]) -> list[int]:
     return counts
 
 
-def _side(geometry: Geometry, tokens: list[int], text: int, run: tuple[Gpu, int, float]) -> Side:
+def _side(
+    geometry: Geometry, tokens: list[int], text: int, run: tuple[Gpu, int, float], slots: Sequence[int] | None
+) -> Side:
     lengths = [count + text for count in tokens]
+    cached = lengths if slots is None else list(slots)
     prefill, vision = _prefill_s(geometry, lengths, run), _vision_s(geometry, run)
     return Side(
         tokens=sum(tokens) / len(tokens),
         llm_flops=prefill_flops(geometry, lengths),
         vision_flops=vision_flops(geometry),
-        kv_bytes=kv_bytes(geometry, lengths),
+        kv_bytes=kv_bytes(geometry, cached),
+        decode_bytes=run[2] * geometry.parameters + kv_bytes(geometry, cached),
         prefill_s=prefill,
         ttft_s=vision + prefill,
-        total_s={n: vision + prefill + _decode_s(geometry, lengths, n - 1, run) for n in OUTPUTS},
+        total_s={n: vision + prefill + _decode_s(geometry, cached, n - 1, run) for n in OUTPUTS},
     )
 
 

@@ -46,6 +46,12 @@ def prefill_flops(geometry: Geometry, lengths: Sequence[int]) -> float:
     return sum(layer_flops(geometry, rows) for rows in lengths) + 2 * geometry.d * geometry.vocab
 
 
+def papers_macs(geometry: Geometry, lengths: Sequence[int]) -> float:
+    """Multiply-adds of the decoder's layers as papers on pruning count: 4nd^2 + 2n^2 d + 3ndm, the whole square."""
+    d, kv = geometry.d, geometry.d_kv
+    return sum(n * d * (2 * d + 2 * kv) + 2 * n * n * d + 3 * n * d * geometry.f for n in lengths)
+
+
 def vision_flops(geometry: Geometry) -> float:
     """FLOPs of the tower (without patch convolution, under 0.2 %) and of what joins it to the decoder."""
     n, d = geometry.tower_tokens, geometry.tower_d

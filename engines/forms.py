@@ -60,7 +60,7 @@ def parse_forms(raw: Sequence[Mapping[str, Any]], hidden: int) -> tuple[Form, ..
     """
     forms = tuple(_form(entry) for entry in raw)
     parts = [form.part for form in forms]
-    if not forms or len(set(parts)) < len(parts):
+    if len(set(parts)) < len(parts):
         raise ValueError(f"pictures: {len(forms)} forms for the parts {', '.join(parts)}")
     for form in forms:
         if form.tokens * hidden > LARGEST_ROWS:

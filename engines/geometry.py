@@ -37,19 +37,21 @@ class Geometry:
 
     Attributes:
         forms: The forms of picture.
-        image_token_id: The token that stands for an image in a prompt, whether there is a form for images or not.
+        image_token_id: The token that stands for an image in a prompt, whether there is a form for images or not;
+            None where the model reads text only.
         positions: "keep": rows have the positions they had before pruning; "renumber": they are numbered anew;
             "mrope": as keep, on three axes.
     """
 
     forms: tuple[Form, ...]
-    image_token_id: int
+    image_token_id: int | None
     positions: str
 
     @cached_property
     def placeholders(self) -> frozenset[int]:
         """The tokens that stand for pictures."""
-        return frozenset({self.image_token_id, *(form.token_id for form in self.forms)})
+        named = () if self.image_token_id is None else (self.image_token_id,)
+        return frozenset({*named, *(form.token_id for form in self.forms)})
 
     @property
     def video_token_id(self) -> int | None:

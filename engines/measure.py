@@ -35,8 +35,10 @@ def paired(what: str, dense: Callable[[], object], pruned: Callable[[], object],
     return Pair(what, *medians, statistics.median(ratios), ratios[0], ratios[-1])
 
 
-def compare(dense: Session, pruned: Session, picture: Picture, ids: Sequence[int]) -> list[Pair]:
-    """Vision part, prefill, and both together (time to the first logits), batch 1."""
+def compare(dense: Session, pruned: Session, picture: Picture | None, ids: Sequence[int]) -> list[Pair]:
+    """Vision part, prefill, and both together (time to the first logits), batch 1; prefill alone without a picture."""
+    if picture is None:
+        return [paired("prefill", lambda: dense.start([ids], [0], []), lambda: pruned.start([ids], [0], []))]
     seen = {id(s): s.see([picture], [ids]) for s in (dense, pruned)}
 
     def vision(session: Session) -> Callable[[], object]:

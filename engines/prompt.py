@@ -23,6 +23,11 @@ DEFAULT_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt %}ASSISTANT:{% endif -%}
 """
+TEXT_TEMPLATE = """\
+{%- for message in messages -%}
+{{ message.role | upper }}: {{ message.content }} {% endfor %}
+{%- if add_generation_prompt %}ASSISTANT:{% endif -%}
+"""
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MAX_BYTES = 200_000_000
 Messages = Sequence[Mapping[str, Any]]
@@ -34,7 +39,7 @@ class Prompt:
     Args:
         directory: Holds tokenizer.json, and perhaps chat_template.jinja and tokenizer_config.json, which
             names the special tokens that templates may use.
-        image_token_id: The token that stands for one picture.
+        image_token_id: The token that stands for one picture; None where the model reads text only.
         template: A chat template to use instead.
         video_token_id: The token that stands for one video, if there are any.
 
@@ -43,7 +48,11 @@ class Prompt:
     """
 
     def __init__(
-        self, directory: Path, image_token_id: int, template: str | None = None, video_token_id: int | None = None
+        self,
+        directory: Path,
+        image_token_id: int | None,
+        template: str | None = None,
+        video_token_id: int | None = None,
     ) -> None:
         self.directory, self._path = directory, directory / "tokenizer.json"
         self._tokenizer = open_tokenizer(self._path)
@@ -51,7 +60,8 @@ class Prompt:
         known = {f"{kind}_token": self._token(kind, number) for kind, number in tokens.items() if number is not None}
         path = directory / "chat_template.jinja"
         if template is None:
-            template = read_text(path) if path.exists() else DEFAULT_TEMPLATE
+            template = read_text(path) if path.exists() else DEFAULT_TEMPLATE if known else TEXT_TEMPLATE
+        self._plain = not known
         self._template = Template(template, f"{directory}'s chat template")
         named = _named_tokens(directory / "tokenizer_config.json")
         self._values = {"tools": None, "documents": None, **named, **known}
@@ -79,6 +89,8 @@ class Prompt:
             UserError: The template refuses the conversation.
         """
         plain = json.loads(json.dumps(messages))  # an untrusted template gets no objects
+        if self._plain:  # templates of text models expect a text, not a list of parts
+            plain = [{**each, "content": "\n".join(part["text"] for part in each["content"])} for each in plain]
         return self._template.render(
             {**self._values, "messages": plain, "add_generation_prompt": add_generation_prompt}
         )

@@ -12,13 +12,13 @@ from engines.tables import Table
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_report(bundle: Mapping[str, Any], tables: Sequence[Table], preview_png: bytes, path: Path) -> None:
+def write_report(bundle: Mapping[str, Any], tables: Sequence[Table], preview_png: bytes | None, path: Path) -> None:
     """Write the page.
 
     Args:
         bundle: The content of bundle.json; gives the title, the model and the verdict.
         tables: Shown in this order.
-        preview_png: The picture of what was kept; stored in the page.
+        preview_png: The picture of what was kept; stored in the page. None for models without eyes.
         path: The .html file.
     """
     # Names of models and tensors come from files of strangers: everything is escaped.
@@ -29,6 +29,6 @@ def write_report(bundle: Mapping[str, Any], tables: Sequence[Table], preview_png
         model=bundle["model"],
         verdict=bundle["parity"]["verdict"],
         tables=tables,
-        picture=b64encode(preview_png).decode("ascii"),
+        picture="" if preview_png is None else b64encode(preview_png).decode("ascii"),
     )
     path.write_text(page, encoding="utf-8")

@@ -1,17 +1,19 @@
 """What an export shows at its end and in its report: tables from bundle.json, parity.json and ceilings."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
 from engines.ceiling import OUTPUTS, Ceiling, ceiling, ridge
-from engines.flops import Geometry
+from engines.flops import kv_bytes
+from engines.load import PAPER_TEXT, TEXT, Load
 from engines.tables import Table
 from engines.units import amount, milliseconds, size, times
 
 Json = Mapping[str, Any]
+LAYERS = ("layers", "rows, dense", "rows", "cache slots", "cache of one layer")
 PARITY = ("level", "dtype", "engine", "what", "value", "threshold", "verdict")
-TEXT = 40  # words around the picture in the cost tables
 SPEED = "ONNX Runtime, CPU, fp32, batch 1; both sides alternate in one run; median of the rounds."
 ROOFLINE = (
     "The longer of computing and reading, both sides: a limit, not a forecast. Below the ridge (tokens in "
@@ -27,32 +29,53 @@ def summary(bundle: Json, parity: Json) -> list[Table]:
         parity: The content of parity.json: its "rows" have the keys PARITY, "speed" those of `engines.measure.Pair`.
     """
     limit = ceiling_of(bundle)
-    tables = [costs(bundle, limit), engines(bundle), parity_table(parity)]
+    by_layer = [layer_table(bundle)] if bundle["prefill"] else []
+    tables = [costs(bundle, limit), *by_layer, engines(bundle), parity_table(parity)]
     measured = [speed_table(parity["speed"])] if parity.get("speed") else []
     return [*tables, *measured, ceiling_table(limit)]
 
 
 def ceiling_of(bundle: Json) -> Ceiling:
     """The most that a bundle's budget can give on the GPU that its recipe names, with forty words of text."""
-    geometry = Geometry(**bundle["geometry"])
-    return ceiling(geometry, bundle["pictures"][0]["patches"], _kept(bundle), TEXT, bundle["recipe"]["gpu"])
+    load = Load.of(bundle)
+    return ceiling(load.geometry, load.dense, load.ran, load.text, bundle["recipe"]["gpu"], cached=load.cached)
 
 
 def costs(bundle: Json, limit: Ceiling) -> Table:
     """Tokens, FLOPs and cache, before and after."""
-    patches, kept = bundle["pictures"][0]["patches"], fmean(_kept(bundle))
+    load = Load.of(bundle)
+    patches, kept = load.dense, fmean(load.ran)
     before, after = limit.before, limit.after
     both = [side.llm_flops + side.vision_flops for side in (before, after)]
     cache = (size(before.kv_bytes), size(after.kv_bytes), times(before.kv_bytes / after.kv_bytes))
+    reads = (size(before.decode_bytes), size(after.decode_bytes), times(before.decode_bytes / after.decode_bytes))
+    whose = "tokens of the prompt" if load.whole else "tokens per image"
     rows = [
-        ("tokens per image in the decoder", str(patches), f"{kept:g}", times(patches / kept) if kept else "-"),
+        (f"{whose}, mean of all layers", str(patches), f"{kept:g}", times(patches / kept) if kept else "-"),
         _change("decoder prefill", before.llm_flops, after.llm_flops),
+        ("its layers, as papers count them", "100 %", f"{100 * load.share:.1f} %", times(1 / load.share)),
         _change("vision and prefill", *both),
         ("key-value cache", *cache),
+        ("read for one decoded token", *reads),
     ]
     nodes = ", ".join(f"{name} {part['traced_nodes']} -> {part['nodes']}" for name, part in bundle["parts"].items())
-    note = f"Graph nodes, traced -> published: {nodes}."
+    note = f"Graph nodes, traced -> published: {nodes}. Papers count 4nd^2 + 2n^2 d + 3ndm a layer"
+    note += "." if load.whole else f", here with {PAPER_TEXT} words around one picture, elsewhere {TEXT}."
     return Table("Before and after", ("one prompt", "before", "after", "ratio"), tuple(rows), note)
+
+
+def layer_table(bundle: Json) -> Table:
+    """Rows that each run of layers computes and caches, with forty words around one picture."""
+    load = Load.of(bundle)
+    edges = [i for i in range(1, len(load.ran)) if load.layer(i) != load.layer(i - 1)]
+    rows = []
+    for first, end in pairwise([0, *edges, len(load.ran)]):
+        ran, cached = load.layer(first)
+        each = size(kv_bytes(load.geometry, [cached]))
+        named = str(first) if end - first == 1 else f"{first} to {end - 1}"
+        rows.append((named, str(load.dense + load.text), str(ran), str(cached), each))
+    total = size(kv_bytes(load.geometry, load.cached))
+    return Table("Decoder, layer by layer", LAYERS, tuple(rows), f"All caches of one prompt: {total}, in fp16.")
 
 
 def engines(bundle: Json) -> Table:
@@ -133,10 +156,6 @@ def _kernels(fused: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name.split('_')[1]}" for name, count in sorted(fused.items())) or "-"
 
 
-def _kept(bundle: Json) -> list[int]:
-    """Rows of one picture of the first form in the cache, layer by layer; a group counts for the largest form."""
-    tokens = bundle["pictures"][0]["tokens"]
-    return [min(tokens, group["tokens"]) for group in bundle["groups"] for _ in range(*group["layers"])]
 
 
 def _change(name: str, before: float, after: float) -> tuple[str, str, str, str]:

@@ -67,7 +67,7 @@ class Tracer:
     def all(self, report: Reporter) -> dict[str, Built]:
         """Every part: vision for each form of picture, embed, and the decoder in one or two."""
         draft = self.draft
-        made = [self._vision(each, report) for each in draft.planned]
+        made = [self._vision(each, report) for each in draft.planned if draft.reads_pictures]
         made.append(self._built("embed", {}, EmbedPart, report))
         if draft.clip is not None:
             made.append(self._built("text", {}, TextPart, report))

@@ -37,7 +37,8 @@ class Cached:
 
     key: Tensor
     value: Tensor
-    sequence: Sequence  # the rows that the layer ran on
+    sequence: Sequence  # the rows that are in it
+    ran: int  # rows of one span that the layer ran on
     slots: Tensor | None = None
 
     @property
@@ -78,7 +79,7 @@ class Cached:
         assert left is not None
         where = (left[:, :, None] == mine[:, None, :]).to(torch.int64).argmax(-1)  # [B,S']
         each = where[:, None].expand(-1, self.key.shape[1], -1)
-        return Cached(gather_rows(self.key, each), gather_rows(self.value, each), alive)
+        return Cached(gather_rows(self.key, each), gather_rows(self.value, each), alive, self.ran)
 
 
 def groups_of(caches: list[Cached]) -> tuple[Group, ...]:

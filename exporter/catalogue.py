@@ -29,7 +29,9 @@ def listing() -> Table:
 
 def why_not(method: Reducer, family: type[Family]) -> str | None:
     """Why a method has no meaning for a family; None if it has one."""
-    missing = sorted(method.needs - family.offers)
+    if method.pictures and not family.sees:
+        return "reads text only"
+    missing = sorted((method.needs & REASONS.keys()) - family.offers)
     return REASONS[missing[0]] if missing else None
 
 

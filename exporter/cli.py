@@ -28,7 +28,9 @@ HELP = {
     "grid": "A grid of tiles, ROWSxCOLS, of models that cut pictures into tiles; by default all that they know.",
     "image-size": "Size of pictures, WIDTHxHEIGHT, of models that take any; by default the checkpoint's own.",
     "frames": "Frames of a video; by default the family's own number.",
-    "aux": "A further checkpoint that the method reads: clip=DIR, the CLIP model whose tower the model has.",
+    "aux": "What else the method reads: clip=DIR, the CLIP model whose tower the model has; router=FILE, its weights.",
+    "buckets": "Prompt lengths, such as 256,512,1024, of methods that cut the prompt itself; shorter ones are padded.",
+    "kv": "Caches that grow with every token, or of constant length (--max-length) that tokens are written into.",
     "target": "What engines are built for: ort-cpu, trt-rtx[:sm86,sm89]; auto is all that this machine can build.",
     "dtype": "Precision of every target; by default each has its own.",
     "output": "The bundle's directory; by default named after model, method and budget.",
@@ -56,7 +58,9 @@ def _option(name: str, *more: str, **settings: Any) -> Callable[[Command], Comma
 @_option("grid", "grids", multiple=True, metavar="RxC")
 @_option("image-size", metavar="WxH", default=None)
 @_option("frames", type=int, default=None)
-@_option("aux", multiple=True, metavar="NAME=DIR")
+@_option("aux", multiple=True, metavar="NAME=PATH")
+@_option("buckets", metavar="N,N,…", default=None)
+@_option("kv", type=click.Choice(["growing", "static"]), default="growing", show_default=True)
 @_option("target", "targets", multiple=True, default=("auto",), show_default=True)
 @_option("dtype", type=click.Choice(DTYPES), default=None)
 @_option("output", "-o", type=click.Path(path_type=Path), default=None)
@@ -94,6 +98,7 @@ def _export(
     accept_parity: bool,
     params: tuple[str, ...],
     aux: tuple[str, ...],
+    buckets: str | None,
     **options: Any,
 ) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -102,7 +107,12 @@ def _export(
     from exporter.export import export
     from exporter.recipe import Recipe
 
-    recipe = Recipe(**options, params=_pairs("--param", "VALUE", params), aux=_pairs("--aux", "DIR", aux))
+    recipe = Recipe(
+        **options,
+        params=_pairs("--param", "VALUE", params),
+        aux=_pairs("--aux", "PATH", aux),
+        buckets=_numbers("--buckets", buckets),
+    )
     console = Console()
     outcome = export(recipe, output or Path(recipe.name), console, force=force, accept=accept_parity)
     console.print()
@@ -120,6 +130,13 @@ def _pairs(option: str, what: str, given: tuple[str, ...]) -> dict[str, str]:
             raise UserError(f"{option} {text}: write it as NAME={what}")
         pairs[name] = value
     return pairs
+
+
+def _numbers(option: str, text: str | None) -> tuple[int, ...]:
+    parts = text.split(",") if text else []
+    if not all(part.isascii() and part.isdigit() and len(part) < 8 for part in parts):
+        raise UserError(f"{option} {text}: write numbers with commas between, such as 256,512,1024")
+    return tuple(map(int, parts))
 
 
 @tp_export.command()

@@ -28,10 +28,11 @@ def contract(draft: Draft, parts: Mapping[str, Mapping[str, Built]], engines: Ma
         "model": {"name": draft.recipe.model, **asdict(draft.facts)},
         "geometry": asdict(geometry(draft, draft.main.projected)),
         "plan": [asdict(stage) for stage in (draft.prompts[-1].stages if draft.reducer.prompt else draft.stages)],
-        "pictures": [_picture(each) for each in draft.planned],
+        "pictures": [_picture(each) for each in draft.planned if draft.reads_pictures],
         "positions": draft.positions,
         "parts": {name: _part(name, parts) for name in traced},
         "groups": groups(traced, draft),
+        "ran": ran(traced, draft),
         "prefill": [{"part": p.part, "tokens": p.tokens, "whole": p.whole} for p in draft.prompts],
         "states": [asdict(spec) for spec in draft.states],
         "warm_up": draft.reducer.warm_up,
@@ -69,6 +70,13 @@ def groups(traced: Mapping[str, Built], draft: Draft) -> list[dict[str, Any]]:
     found = traced[draft.prompts[-1].part].facts["groups"]
     kinds = ("tokens", "fixed")
     return [{"layers": [each["first"], each["end"]], **{kind: each[kind] for kind in kinds}} for each in found]
+
+
+def ran(traced: Mapping[str, Built], draft: Draft) -> list[int]:
+    """Rows of one image, or of the longest prompt, that each layer computes."""
+    if not draft.split:
+        return [draft.tokens] * draft.facts.layers
+    return list(traced[draft.prompts[-1].part].facts["ran"])
 
 
 def _part(name: str, parts: Mapping[str, Mapping[str, Built]]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Planned:
     shape: Shape
     stages: tuple[Stage, ...]
     preprocess: Mapping[str, Any]
-    placeholder: int
+    placeholder: int | None
     mrope: Mapping[str, Any] | None
     added: int  # rows that the family adds, where the picture is uncut
     rows: int  # of an uncut picture
@@ -131,7 +131,7 @@ class Draft:
         """
         for target in self.targets:
             self._check_target(target)
-        for each in self.planned:
+        for each in self.planned if self.reads_pictures else ():
             if (size := output_size(each.preprocess)) != each.form.size:
                 raise UserError(
                     f"{self.checkpoint.dir}: preprocessor_config.json makes pictures of {size or 'any size'}, "
@@ -159,6 +159,8 @@ class Draft:
         """A question about the pictures and its answer fit into the cache and the model's positions."""
         questions = [question.text for shown in pictures("general") for question in shown.questions]
         asked = check_prompt(self.checkpoint.dir, self.facts, questions, self.main.form.kind) + ANSWER
+        if longest := max((each.tokens for each in self.prompts if each.whole), default=0):
+            asked = max(asked, longest + ANSWER - self.images * self.tokens)
         need, limit = self.images * self.tokens + asked, self.facts.max_positions
         if need > limit:
             raise UserError(
@@ -215,6 +217,11 @@ class Draft:
         return bool(self.prompts)
 
     @property
+    def reads_pictures(self) -> bool:
+        """Whether the model has eyes."""
+        return self.main.form.kind != "text"
+
+    @property
     def prunes(self) -> bool:
         """Whether anything is cut at all."""
         return any(self._all_stages) or bool(self.steps)
@@ -264,7 +271,8 @@ def _planned(recipe: Recipe, reducer: Reducer, family: Family, folder: Path) -> 
     stages = make_plan(recipe.method, reducer, shape, budget_of(recipe), reducer.picture_plan)
     added, rows = 0 if picture_cuts(stages) else family.added, shape.tokens + family.added
     prepared = family.preprocess(folder)
-    return Planned(family.form, shape, stages, prepared, family.placeholder, family.mrope, added, rows)
+    placeholder = family.placeholder if family.widths.placeholders else None
+    return Planned(family.form, shape, stages, prepared, placeholder, family.mrope, added, rows)
 
 
 def _clip(recipe: Recipe, reducer: Reducer, family: type[Family]) -> Path | None:

@@ -28,6 +28,7 @@ from exporter.progress import Reporter
 from exporter.prove import prove, write_cases
 from exporter.publish import check_target, place, seal, staging
 from exporter.recipe import Recipe
+from exporter.text_cases import write_text_cases
 
 RUNNABLE = ("fp32", "fp16")  # precisions that ONNX Runtime computes on a CPU
 QUESTIONS = 2  # of each picture, in parity
@@ -88,7 +89,8 @@ class _Run:
         told["parity"] = {"verdict": parity["verdict"]}
         pairs = self._speed(sessions["fp32"], cases[0])
         with self.report.step("write preview and report"):
-            png = outcome.picture(draft, sessions["fp32"], cases, runs["fp32"], root)
+            seen = draft.reads_pictures
+            png = outcome.picture(draft, sessions["fp32"], cases, runs["fp32"], root) if seen else None
             parity = outcome.write_parity(parity, pairs, root)
             outcome.write_report(told, parity, png, root)
             told = seal(root, told)
@@ -113,6 +115,9 @@ class _Run:
 
     def _cases(self) -> list[Case]:
         draft = self.draft
+        if not draft.reads_pictures:
+            buckets = [each.tokens for each in draft.prompts if each.whole]
+            return write_text_cases(self._prompt(), buckets, self.root / "parity")
         drawn = pictures("demo" if draft.recipe.model == "demo" else "general")
         return write_cases(drawn, QUESTIONS, self._prompt(), draft.main.form.kind, self.root / "parity")
 

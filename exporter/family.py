@@ -24,7 +24,7 @@ class Facts:
     """Numbers and ids that the runtime needs; they go into the bundle as they are."""
 
     family: str
-    image_token_id: int
+    image_token_id: int | None
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
     vocab_size: int
@@ -57,6 +57,7 @@ class Family(ABC):
         axes: numbers in one token's position.
         positions: how kept tokens are numbered, where the family and not the method decides it.
         offers: what methods may need of it: cls, clip (a tower of CLIP's), text, video.
+        sees: whether it has a tower at all.
     """
 
     architectures: ClassVar[tuple[str, ...]]
@@ -65,6 +66,7 @@ class Family(ABC):
     axes: ClassVar[int] = 1
     positions: ClassVar[str | None] = None
     offers: ClassVar[frozenset[str]] = frozenset({"text"})
+    sees: ClassVar[bool] = True
 
     def __init__(self, config: Any, model: nn.Module, form: Form | None = None) -> None:
         self.config, self.model = config, model

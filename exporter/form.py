@@ -8,7 +8,7 @@ from typing import Literal
 
 from engines.errors import UserError
 
-Kind = Literal["image", "video"]
+Kind = Literal["image", "video", "text"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Form:
 
     Attributes:
         part: the name of its vision part.
-        kind: a picture or a video.
+        kind: a picture or a video; "text" where the model reads no pictures.
         size: height and width of one view.
         views: crops or frames that the tower sees one by one.
         tiles: rows and columns of the crops behind the first, which is the whole picture.

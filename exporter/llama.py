@@ -30,7 +30,7 @@ def facts(family: str, text: Any, sizes: Widths, directory: Path) -> Facts:
     """What the runtime needs, from the text config and the generation config."""
     return Facts(
         family=family,
-        image_token_id=sizes.placeholders[0],
+        image_token_id=sizes.placeholders[0] if sizes.placeholders else None,
         eos_token_ids=stop_tokens(directory, text),
         pad_token_id=text.pad_token_id or 0,
         vocab_size=text.vocab_size,

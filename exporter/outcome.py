@@ -14,12 +14,13 @@ from torch import nn
 
 from engines import report
 from engines.flops import prefill_flops, vision_flops
+from engines.load import TEXT
 from engines.measure import Pair, compare
 from engines.parity import Case, Run, opened
 from engines.preview import Case as Shown
 from engines.preview import preview
 from engines.session import Session
-from engines.summary import TEXT, details, summary
+from engines.summary import details, summary
 from engines.tiles import views_of
 from exporter.contract import geometry
 from exporter.draft import Draft, Planned
@@ -31,13 +32,14 @@ MOST_FLOPS = 2e11  # of the dense model; more would take longer than the export
 def too_large(draft: Draft) -> str | None:
     """Why the dense model is not timed here; None if it is."""
     sizes = geometry(draft, draft.shape.tokens)
-    flops = prefill_flops(sizes, [draft.shape.tokens + TEXT] * sizes.layers) + vision_flops(sizes)
+    rows = max([draft.shape.tokens + TEXT, *(each.tokens for each in draft.prompts)])
+    flops = prefill_flops(sizes, [rows] * sizes.layers) + vision_flops(sizes)
     return f"the dense model takes {flops / 1e12:.1f} TFLOP" if flops > MOST_FLOPS else None
 
 
 def time_both(dense: Session, pruned: Session, folder: Path, case: Case) -> list[Pair]:
     """Dense against pruned on the first case's picture and prompt."""
-    return compare(dense, pruned, opened(pruned, case, folder), case.ids)
+    return compare(dense, pruned, opened(pruned, case, folder) if case.picture else None, case.ids)
 
 
 def picture(draft: Draft, session: Session, cases: list[Case], found: Run, root: Path) -> bytes:
@@ -73,7 +75,7 @@ def write_parity(parity: Mapping[str, Any], pairs: list[Pair], root: Path) -> di
     return told
 
 
-def write_report(told: Mapping[str, Any], parity: Mapping[str, Any], png: bytes, root: Path) -> None:
+def write_report(told: Mapping[str, Any], parity: Mapping[str, Any], png: bytes | None, root: Path) -> None:
     """report.html, from the same tables that the terminal shows."""
     files = [path for path in root.rglob("*") if path.is_file()]
     shown = {**told, "files": {path.relative_to(root).as_posix(): {"bytes": path.stat().st_size} for path in files}}

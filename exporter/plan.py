@@ -29,6 +29,8 @@ def make_plan(
         raise UserError(f"--method {name}: it ranks by [CLS] attention and this model's tower has no [CLS] token")
     if "video" in reducer.needs and not shape.video:
         raise UserError(f"--method {name}: it selects among the frames of a video; give a model that takes videos")
+    if reducer.pictures and not shape.tokens:
+        raise UserError(f"--method {name}: it selects tokens of pictures, and this model reads text only")
     stages = (plan or reducer.plan)(shape, budget)
     order = [(STACKS.index(stage.stack), stage.layer, _turn(stage)) for stage in stages]
     if order != sorted(order):

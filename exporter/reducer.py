@@ -245,6 +245,7 @@ class Reducer:
     positions: ClassVar[Positions] = "renumber"
     needs: ClassVar[frozenset[str]] = frozenset()  # of cls, text, clip, video, pixels, frame_scores, router
     prompt: ClassVar[bool] = False  # the span is the whole prompt, of a length that is exported for: --buckets
+    pictures: ClassVar[bool] = True  # it cuts pictures; else it has a meaning for text alone, too
     unverified: ClassVar[bool] = False  # nobody published code to compare with
     warm_up: ClassVar[int] = 0  # requests of an episode that run without decoder cuts, until the state is full
 

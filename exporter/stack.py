@@ -113,7 +113,7 @@ class Walk:
         record = self.records[layer] = Record()
         x = self._attend(layer, record)
         if (key := self._key(layer, record)) is not None and record.tape.v is not None:
-            self.caches.append(Cached(key, record.tape.v, self.sequence))
+            self.caches.append(Cached(key, record.tape.v, self.sequence, self.sequence.width))
         self.sequence = replace(self.sequence, hidden=x)
         self._act(layer, "mid")
         record = self.records[layer]  # a new one if tokens were cut

@@ -21,7 +21,8 @@ PLACES = "span_slots"  # state: the slot of each token of the spans, -1 for thos
 class PrefillPart(Part):
     """Every group of layers between two cuts caches its own length; the groups are known once it is traced.
 
-    Spans are pictures of `tokens` rows; with `whole` one span is the prompt, of `tokens` rows with its padding.
+    Spans are pictures of `tokens` rows (of none where the model reads text only); with `whole` one span is the prompt,
+    of `tokens` rows with its padding.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class PrefillPart(Part):
         super().__init__(job)
         self.name, self.tokens, self.whole = name, tokens, whole
         rows, spans = ("batch", tokens if whole else "tokens"), ("batch", 1 if whole else job.images)
-        starts = () if whole else (Port("span_starts", "int64", spans, STARTS),)
+        starts = () if whole or not tokens else (Port("span_starts", "int64", spans, STARTS),)
         self.inputs = (
             Port("inputs_embeds", FLOAT, (*rows, job.family.widths.hidden), "prompt rows, right-padded"),
             Port("attention_mask", "int64", rows, "1 where a row holds a token"),
@@ -47,6 +48,7 @@ class PrefillPart(Part):
         groups = groups_of(walk.caches)
         biased = any(cached.sequence.bias is not None for cached in walk.caches)
         self.found.facts |= {"groups": [asdict(group) for group in groups], "biased": biased}
+        self.found.facts["ran"] = [cached.ran for cached in walk.caches]
         assert last.valid is not None
         named = {"logits": self.last_logits(last.hidden, last.valid)}
         for layer, cached in enumerate(walk.caches):
@@ -66,7 +68,7 @@ class PrefillPart(Part):
 
     def _walk(self, given: Mapping[str, Tensor]) -> Walk:
         hidden = given["inputs_embeds"]
-        starts = None if self.whole else given["span_starts"]
+        starts = given.get("span_starts")
         origin = torch.arange(self.tokens).expand(hidden.shape[0], 1 if starts is None else starts.shape[1], -1)
         sequence = Sequence(
             hidden=hidden,
