@@ -75,7 +75,8 @@ def _parse(raw: Mapping[str, Any]) -> Contract:
         raise ValueError(f"positions {raw['positions']}")
     model, recipe = raw["model"], raw["recipe"]
     hidden = whole(model, "hidden_size")
-    geometry = Geometry(parse_forms(raw["pictures"], hidden), whole(model, "image_token_id", 0), raw["positions"])
+    image = None if model["image_token_id"] is None else whole(model, "image_token_id", 0)
+    geometry = Geometry(parse_forms(raw["pictures"], hidden), image, raw["positions"])
     inputs = {name: tuple(i["name"] for i in part["inputs"]) for name, part in raw["parts"].items()}
     _check_parts(geometry, inputs)
     return Contract(

@@ -12,6 +12,8 @@ from exporter.masks import last_place
 from exporter.select import gather_rows
 from exporter.sequence import Sequence
 
+KV = tuple[Tensor, Tensor]
+
 
 @dataclass(frozen=True)
 class Group:
@@ -69,8 +71,8 @@ class Cached:
 
     def picked(self, indices: Tensor) -> Cached:
         """The slots `[B,Hkv,K]` of each key head; valid ones come first, as many in every head."""
-        chosen = gather_rows(self.valid.to(torch.int64), indices[:, 0]) > 0
-        return replace(self, key=gather_rows(self.key, indices), value=gather_rows(self.value, indices), slots=chosen)
+        key, value = chosen((self.key, self.value), indices)
+        return replace(self, key=key, value=value, slots=filled(self.valid, indices))
 
     def reduced(self, alive: Sequence) -> Cached:
         """The slots of the rows that are alive, all of which the layer ran on."""
@@ -80,6 +82,18 @@ class Cached:
         where = (left[:, :, None] == mine[:, None, :]).to(torch.int64).argmax(-1)  # [B,S']
         each = where[:, None].expand(-1, self.key.shape[1], -1)
         return Cached(gather_rows(self.key, each), gather_rows(self.value, each), alive, self.ran)
+
+
+def chosen(past: KV, indices: Tensor) -> KV:
+    """Keys and values `[B,Hkv,n,d]` at `[B,Hkv,K]`; what an empty slot (-2) holds does not matter."""
+    places = indices.clamp(min=0)
+    return gather_rows(past[0], places), gather_rows(past[1], places)
+
+
+def filled(valid: Tensor, indices: Tensor) -> Tensor:
+    """`[B,K]` bool: which of the slots chosen hold a token, of `[B,n]` that do; the same in every head."""
+    first = indices[:, 0]
+    return gather_rows(valid.to(torch.int64), first.clamp(min=0)) * (first >= 0) > 0
 
 
 def groups_of(caches: list[Cached]) -> tuple[Group, ...]:

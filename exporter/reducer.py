@@ -121,7 +121,7 @@ class Selection:
 
     Attributes:
         indices: `[B,I,keep]` int64 into the span, ascending unless the method says otherwise; see `Stage.blanks`. "kv":
-            `[B,Hkv,keep]` places in the sequence (when decoding, slots), valid ones first.
+            `[B,Hkv,keep]` places in the sequence (when decoding, slots), valid ones first, -2 for an empty slot.
         mix: `[B,I,M,n]`; `mix @ span` gives M new rows (merging).
         mix_rows: which of the keep + extra rows `mix` writes; by default the extra ones.
         key_bias: `[B,I,keep+extra]` added to the attention logits of these keys in all later layers.

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from exporter.attention import Tape
-from exporter.caches import Group
+from exporter.caches import KV, Group, chosen, filled
 from exporter.masks import attention_mask
 from exporter.reducer import QKV, Reducer, Rows, Shape, Stage
 from exporter.select import gather_rows
 from exporter.stack import Rope, Stack, unturned
 from exporter.taps import attended
-
-KV = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -140,9 +138,8 @@ class Step:
 
     def _keep(self, layer: int, indices: Tensor | None, slots: Tensor) -> None:
         assert indices is not None
-        key, value = self.present[layer]
-        self.present[layer] = gather_rows(key, indices), gather_rows(value, indices)
-        self.kept[layer] = gather_rows(slots.to(torch.int64), indices[:, 0]) > 0
+        self.present[layer] = chosen(self.present[layer], indices)
+        self.kept[layer] = filled(slots, indices)
 
     def _by_slot(self, bias: Tensor, slots: Tensor) -> Tensor:
         """`[B,I,N]` by token as `[B,P+T]` by slot; what is gone goes to a slot that is cut off again."""

@@ -14,6 +14,7 @@ class Dense(Reducer):
 
     title = "Dense"
     paper = "no pruning: the baseline"
+    pictures = False
 
     def plan(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:  # noqa: ARG002 - the contract's signature
         """No stage at all."""
