@@ -1,6 +1,8 @@
 import copy
 from dataclasses import asdict
 
+import pytest
+
 from engines.flops import Geometry
 from engines.summary import details, summary
 
@@ -18,7 +20,9 @@ BUNDLE = {
     "geometry": asdict(GEOMETRY),
     "model": {"name": "llava-1.5-7b"},
     "pictures": [{"patches": 576, "tokens": 64}],
-    "groups": [{"layers": [0, 32], "tokens": 64}],
+    "groups": [{"layers": [0, 32], "tokens": 64, "fixed": None}],
+    "ran": [64] * 32,
+    "prefill": [],
     "parts": {
         "vision": {
             "inputs": [TENSOR],
@@ -58,10 +62,12 @@ def table(tables, title):
 def test_before_and_after():
     shown = table(summary(BUNDLE, PARITY), "Before and after")
     assert shown.rows == (
-        ("tokens per image in the decoder", "576", "64", "x9"),
+        ("tokens per image, mean of all layers", "576", "64", "x9"),
         ("decoder prefill", "8.08 TFLOP", "1.35 TFLOP", "x5.98"),
+        ("its layers, as papers count them", "100 %", "19.6 %", "x5.1"),
         ("vision and prefill", "8.44 TFLOP", "1.72 TFLOP", "x4.92"),
         ("key-value cache", "308 MiB", "52 MiB", "x5.92"),
+        ("read for one decoded token", "12.6 GiB", "12.4 GiB", "x1.02"),
     )
     assert "vision 456 -> 123" in shown.note
 
@@ -69,9 +75,50 @@ def test_before_and_after():
 def test_tokens_are_the_mean_over_layer_groups():
     bundle = copy.deepcopy(BUNDLE)
     bundle["pictures"][0]["tokens"] = 576
-    bundle["groups"] = [{"layers": [0, 2], "tokens": 576}, {"layers": [2, 32], "tokens": 64}]
+    cut(bundle, (2, 576), (30, 64))
     shown = table(summary(bundle, PARITY), "Before and after")
-    assert shown.rows[0] == ("tokens per image in the decoder", "576", "96", "x6")
+    assert shown.rows[0] == ("tokens per image, mean of all layers", "576", "96", "x6")
+
+
+def cut(bundle, *runs):
+    """Give a bundle's decoder runs of (layers, tokens)."""
+    bundle["prefill"] = [{"part": "prefill", "tokens": 576, "whole": False}]
+    bundle["pictures"][0]["tokens"] = 576
+    ends = [sum(layers for layers, _ in runs[:n]) for n in range(len(runs) + 1)]
+    bundle["groups"] = [
+        {"layers": [ends[n], ends[n + 1]], "tokens": tokens, "fixed": None} for n, (_, tokens) in enumerate(runs)
+    ]
+    bundle["ran"] = [tokens for layers, tokens in runs for _ in range(layers)]
+
+
+@pytest.mark.parametrize(
+    ("runs", "share"),
+    [
+        (((7, 576), (2, 504), (3, 360), (20, 72)), "46.6 %"),  # TransPrune
+        (((8, 576), (8, 288), (8, 144), (8, 72)), "51.8 %"),  # PyramidDrop
+        (((2, 576), (30, 288)), "57.2 %"),  # FastV, K=2, R=0.5
+        (((3, 576), (29, 144)), "38.3 %"),  # FastV, K=3, R=0.75
+        (((3, 576), (4, 309), (9, 204), (16, 113)), "41.8 %"),  # SparseVLM 1.0, 192
+    ],
+)
+def test_shares_are_those_that_papers_count(runs, share):
+    bundle = copy.deepcopy(BUNDLE)
+    cut(bundle, *runs)
+    assert table(summary(bundle, PARITY), "Before and after").rows[2][2] == share
+
+
+def test_every_run_of_layers_has_its_rows_and_its_cache():
+    bundle = copy.deepcopy(BUNDLE)
+    cut(bundle, (2, 576), (30, 64))
+    bundle["groups"][1] |= {"layers": [2, 31]}
+    bundle["groups"].append({"layers": [31, 32], "tokens": 64, "fixed": 200})
+    shown = table(summary(bundle, PARITY), "Decoder, layer by layer")
+    assert shown.rows == (
+        ("0 to 1", "616", "616", "616", "9.62 MiB"),
+        ("2 to 30", "616", "104", "104", "1.62 MiB"),
+        ("31", "616", "104", "200", "3.12 MiB"),
+    )
+    assert "69.5 MiB" in shown.note
 
 
 def test_figures_are_those_of_the_first_form():

@@ -121,7 +121,6 @@ class Odd(Reducer):
         (Odd(Stage("decoder", 3), Stage("tower", 0)), "not in the order"),
         (Odd(Stage("projected", keep=0)), "nothing is left of an image"),
         (Odd(Stage("decoder", 3, keep=4, extra=1), positions="keep"), "no position to keep"),
-        (Odd(positions="slot"), "slot positions are not supported"),
         (Odd(needs=frozenset({"video"})), "frames of a video"),
         (Odd(Stage("decoder", 0, "mid", keep=3)), "'mid' a decoder layer is not supported"),
         (Odd(Stage("projected", keep=3, cls=True)), "no .CLS. token to keep"),

@@ -7,7 +7,7 @@ from exporter.budget import Budget
 from exporter.methods.fastervlm import FasterVLM
 from exporter.methods.none import Dense
 from exporter.plan import largest_top_k, make_plan, tokens_after
-from exporter.reducer import Grid, Reducer, Shape, Stage, StateSpec
+from exporter.reducer import Grid, Reducer, Shape, Stage
 
 SHAPE = Shape(576, Grid(24, 24), tower_layers=24, tower_last=22, decoder_layers=32, has_cls=True)
 
@@ -58,7 +58,9 @@ def test_plans_up_to_the_limits_are_accepted(stages):
         ([Stage("projected", 0, keep=1)], "allows -1 to -1"),
         ([Stage("decoder", 31, keep=1)], "allows -1 to 30"),
         ([Stage("decoder", 3, "mid", keep=1)], "'mid' a decoder layer is not supported"),
-        ([Stage("decoder", 3, "around", keep=1)], "'around' a decoder layer"),
+        ([Stage("projected", -1, "around", keep=1)], "'around' a projected layer"),
+        ([Stage("decoder", 32, "around", keep=1)], "allows -1 to 31"),
+        ([Stage("decoder", 3, "kv", keep=0)], "a cache of 0 slots after decoder layer 3"),
         ([Stage("tower", 3, keep=577)], "cannot keep 577 of 576 tokens after tower layer 3"),
         ([Stage("tower", 3, keep=-1)], "cannot keep -1 of 576"),
         ([Stage("tower", 3, keep=9, extra=2), Stage("tower", 4, keep=12)], "cannot keep 12 of 11"),
@@ -98,22 +100,20 @@ class Filming(Given):
     needs = frozenset({"video"})
 
 
-class Slotted(Given):
-    positions = "slot"
-
-
-class Remembering(Given):
-    state = (StateSpec("seen", (1,), "float32", 0.0, "prompt"),)
-
-
 @pytest.mark.parametrize(
-    ("kind", "says"), [(Filming, "frames of a video"), (Slotted, "slot positions"), (Remembering, "engine state")]
+    ("shape", "says"), [(SHAPE, "frames of a video"), (SHAPE.flat(0), "reads text only")]
 )
-def test_what_the_parts_do_not_provide_is_refused_before_planning(kind, says):
-    reducer = kind()
+def test_what_the_model_does_not_have_is_refused_before_planning(shape, says):
+    reducer = Filming() if shape.tokens else Given()
     with pytest.raises(UserError, match=says):
-        make_plan("toy", reducer, SHAPE, Budget("64"))
+        make_plan("toy", reducer, shape, Budget("64"))
     assert reducer.seen == []
+
+
+def test_stages_that_leave_the_sequence_alone_leave_its_width():
+    around, cache = Stage("decoder", 3, "around", keep=10), Stage("decoder", 31, "kv", keep=700)
+    stages = (around, Stage("decoder", 3), cache)
+    assert plan(*stages) == stages
 
 
 def test_tokens_after_the_last_cut_before_the_decoder():

@@ -102,6 +102,6 @@ def test_families_are_found_by_architecture():
 def test_unknown_architectures_name_the_supported(config):
     with pytest.raises(
         UserError,
-        match=r"here/config.json: .* supported: \[LlavaFor.*, VideoLlavaFor.*\]",
+        match=r"here/config.json: .* supported: \[LlamaFor.*, VideoLlavaFor.*\]",
     ):
         family(config, "here")

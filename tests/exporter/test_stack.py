@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from exporter.attention import Tape
-from exporter.parts.base import Group
-from exporter.parts.prefill import groups_of
+from exporter.caches import Group, groups_of
 from exporter.reducer import Selection, Stage
 from tests.exporter.tiny_stack import Tiny, encoded, norm, prompts, rotary
 
@@ -37,9 +36,9 @@ def test_without_stages_it_is_the_layers_one_after_the_other():
     walk = tiny.run()
     want, caches = plain(tiny, before.hidden, causal(before.valid), rotary(before.hidden, before.positions))
     torch.testing.assert_close(walk.sequence.hidden, want)
-    torch.testing.assert_close([list(cache) for cache in walk.cache], caches)
-    assert [sequence.width for sequence in walk.lengths] == [4, 4]
-    assert groups_of(walk.lengths) == (Group(0, 2, 4),)
+    torch.testing.assert_close([[cached.key, cached.value] for cached in walk.caches], caches)
+    assert [cached.ran for cached in walk.caches] == [4, 4]
+    assert groups_of(walk.caches) == (Group(0, 2, 4),)
     assert walk.start is before
 
 
@@ -68,11 +67,11 @@ def test_after_a_cut_the_layers_run_on_what_is_left(positions):
         valid = valid.gather(1, index)
         places = torch.arange(index.shape[1]).expand(2, -1) if positions == "renumber" else places.gather(1, index)
         hidden, [cache] = plain(tiny, hidden, causal(valid), rotary(hidden, places), layers=(layer,))
-        torch.testing.assert_close(list(walk.cache[layer]), cache)
+        torch.testing.assert_close([walk.caches[layer].key, walk.caches[layer].value], cache)
         sizes.append(index.shape[1])
     torch.testing.assert_close(walk.sequence.hidden, hidden)
-    assert [key.shape[2] for key, _ in walk.cache] == sizes
-    assert groups_of(walk.lengths) == (Group(0, 1, 3), Group(1, 2, 1))
+    assert [cached.key.shape[2] for cached in walk.caches] == sizes
+    assert groups_of(walk.caches) == (Group(0, 1, 3), Group(1, 2, 1))
     assert walk.sequence.origin.tolist() == [[[0]], [[0]]]
 
 
@@ -81,7 +80,7 @@ def test_several_stages_behind_one_layer_act_in_order():
     script = {stages[1]: lambda taps, stage: Selection(torch.tensor([[[0, 2]], [[1, 2]]]))}
     walk = Tiny(*stages, sequence=prompts(), script=script).run()
     assert walk.sequence.origin.tolist() == [[[0, 2]], [[1, 2]]]
-    assert groups_of(walk.lengths) == (Group(0, 1, 4), Group(1, 2, 2))
+    assert groups_of(walk.caches) == (Group(0, 1, 4), Group(1, 2, 2))
 
 
 def test_every_point_of_a_layer_is_there():
@@ -145,9 +144,9 @@ def test_after_a_cut_only_the_cut_rows_are_there():
     script = {stages[1]: lambda taps, _: seen.append((taps.hidden(0), taps.qkv(1).k, taps.valid)) or Selection()}
     walk = Tiny(*stages, sequence=prompts(), script=script).run()
     [(hidden, key, valid)] = seen
-    assert hidden is walk.lengths[1].hidden
+    assert hidden is walk.caches[1].sequence.hidden
     torch.testing.assert_close(key, walk.cache[1][0])
-    assert valid is walk.lengths[1].valid
+    assert valid is walk.caches[1].valid
 
 
 def test_observing_keeps_the_tapes_and_hands_carry_and_outputs_on():
@@ -167,7 +166,7 @@ def test_observing_keeps_the_tapes_and_hands_carry_and_outputs_on():
     assert rows.shape == (2, 2, 1, 8)
     assert torch.equal(walk.outputs["second"], seen * 2)
     assert torch.equal(walk.sequence.carry["seen"], seen.gather(2, walk.sequence.origin))
-    assert groups_of(walk.lengths) == (Group(0, 2, 4),)
+    assert groups_of(walk.caches) == (Group(0, 2, 4),)
 
 
 def biased(taps, stage):
@@ -186,7 +185,7 @@ def test_a_key_bias_changes_the_layers_behind_it(start):
     want, _ = plain(tiny, middle, mask + added[:, None, None], tables, layers=(1,))
     torch.testing.assert_close(walk.sequence.hidden, want)
     assert tiny.layers[1].calls[0][0].shape[2] == before.hidden.shape[1]
-    assert groups_of(walk.lengths) == (Group(0, 1, 4), Group(1, 2, 4))
+    assert groups_of(walk.caches) == (Group(0, 1, 4), Group(1, 2, 4))
 
 
 def test_a_key_bias_makes_earlier_layers_stale():

@@ -13,7 +13,8 @@ from exporter.attention import register
 from exporter.checkpoint import open_checkpoint
 from exporter.methods.fastervlm import FasterVLM
 from exporter.models.llava import Llava
-from exporter.parts.base import Group, Job
+from exporter.caches import Group
+from exporter.parts.base import Job
 from exporter.parts.decode import DecodePart
 from exporter.parts.embed import EmbedPart
 from exporter.parts.vision import VisionPart

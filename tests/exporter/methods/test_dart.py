@@ -29,7 +29,7 @@ def deep(states, keys, starts, width, keep, **fields):
     """Form layer over sequences with spans at `starts`."""
     seen = {1: Seen({"out": states}, qkv={True: QKV(keys, keys, keys)})}
     shape = Shape(width, Grid(1, width), images=len(starts))
-    taps = EagerTaps(starts, width, states.shape[1], seen, shape, batch=states.shape[0])
+    taps = EagerTaps(starts, width, states.shape[1], seen, shape, batch=states.shape[0], norm=normed)
     return DART(form="layer", **fields).select(taps, Stage("decoder", 1, keep=keep)).indices
 
 
