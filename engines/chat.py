@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from engines.geometry import Seen
 from engines.kv import State
 from engines.sampling import PickTokens
+from engines.scorer import Scorer
 from engines.session import Session
 from engines.stream import Stream
 from engines.videos import Picture, Video
@@ -20,10 +21,11 @@ class Chat:
 
     Args:
         session: The model's parts.
+        scorer: Says how much each frame of a video bears on a question, for methods that ask.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, scorer: Scorer | None = None) -> None:
+        self._session, self._scorer = session, scorer
         self._messages: list[Message] = []
         self._seen: Seen = []  # of all pictures so far, in order
         self._cached: list[int] = []  # the tokens in the state, a placeholder once per picture
@@ -47,6 +49,7 @@ class Chat:
         Raises:
             UserError: The conversation is too long, or does not match its pictures; it stays as it was.
         """
+        pictures = [self._scored(picture, question) for picture in pictures]
         content = [{"type": "video" if isinstance(picture, Video) else "image"} for picture in pictures]
         messages = [*self._messages, {"role": "user", "content": [*content, {"type": "text", "text": question}]}]
         tokens = self._session.prompt.encode(self._session.prompt.render(messages))
@@ -56,6 +59,12 @@ class Chat:
         state, logits = self._feed(tokens, seen)
         self._messages, self._seen, self._state, self._cached = messages, seen, state, tokens
         yield from self._answer(state, logits, max_new_tokens, sampler)
+
+    def _scored(self, picture: Picture, question: str) -> Picture:
+        if self._scorer is None or not isinstance(picture, Video):
+            return picture
+        forms = self._session.contract.geometry.forms
+        return self._scorer.scored(picture, question, max(form.views for form in forms if form.kind == "video"))
 
     def _answer(
         self, state: State, logits: NDArray[Any], max_new_tokens: int, sampler: PickTokens | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,14 @@ BOUNDS = {"fp32": Bounds(0.0, 1e-4, 1e-3), "fp16": Bounds(5e-2, 3e-2, 8e-2)}
 
 @dataclass(frozen=True)
 class Case:
-    """One picture (an image or a video) and one question, as asked of engines and reference."""
+    """One picture (an image or a video; "": none) and one question, as asked of engines and reference."""
 
     picture: str
     question: str
     prompt: str
     ids: list[int]
     answer: str | None = None
+    frame_scores: tuple[float, ...] | None = None  # for methods that share out tokens by them
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Run:
-    """What engines gave for all cases, in one batch of prompts of different lengths."""
+    """What engines gave for all cases, in batches of prompts of different lengths."""
 
-    forms: list[int]  # of each case's picture
+    forms: list[int]  # of each case's picture, 0 without one
     kept: list[Array]  # [K] each
     embeds: list[Array]  # [K,D] each
     logits: list[Array]  # [cases,V] each: behind the prompt, then behind every generated token
     tokens: list[list[int]]
-    cuts: Mapping[str, Array]  # kept_indices of decoder cuts
+    cuts: list[Mapping[str, Array]]  # kept_indices of decoder cuts, [I,K] each
+    buckets: list[int]  # length of the prefill part where spans are prompts, else 0
 
 
 def run(session: Session, cases: Sequence[Case], folder: Path) -> Run:
@@ -91,15 +93,20 @@ def _joined(runs: Sequence[Run]) -> Run:
         embeds=[embeds for each in runs for embeds in each.embeds],
         logits=[np.concatenate(step) for step in zip(*padded, strict=True)],
         tokens=[row for each in runs for row in each.tokens],
-        cuts={name: np.concatenate([each.cuts[name] for each in runs]) for name in runs[0].cuts},
+        cuts=[cuts for each in runs for cuts in each.cuts],
+        buckets=[bucket for each in runs for bucket in each.buckets],
     )
 
 
 def _run(session: Session, cases: Sequence[Case], folder: Path) -> Run:
     """One batch."""
-    pictures = [opened(session, case, folder) for case in cases]
-    seen = session.see(pictures, [case.ids for case in cases], [case.question for case in cases])
-    state, logits = session.start([case.ids for case in cases], [1] * len(cases), seen)
+    shown = [case for case in cases if case.picture]
+    pictures = [opened(session, case, folder) for case in shown]
+    seen = session.see(pictures, [case.ids for case in shown], [case.question for case in shown])
+    state, logits = session.start([case.ids for case in cases], [len(case.picture[:1]) for case in cases], seen)
+    nothing = {"form": 0, "kept_indices": np.zeros(0, np.int64), "image_embeds": np.zeros((0, 1), np.float32)}
+    waiting = iter(seen)
+    sights = [next(waiting) if case.picture else nothing for case in cases]
     cuts = {name: value for name, value in state.outputs.items() if name.startswith("kept_indices.")}
     stop, every, tokens = session.contract.eos, [logits], [list[int]() for _ in cases]
     while True:
@@ -109,12 +116,13 @@ def _run(session: Session, cases: Sequence[Case], folder: Path) -> Run:
                 row.append(token)
         if len(every) == STEPS or all(row[-1] in stop for row in tokens):
             return Run(
-                forms=[each["form"] for each in seen],
-                kept=[each["kept_indices"] for each in seen],
-                embeds=[each["image_embeds"].astype(np.float32) for each in seen],
+                forms=[each["form"] for each in sights],
+                kept=[each["kept_indices"] for each in sights],
+                embeds=[each["image_embeds"].astype(np.float32) for each in sights],
                 logits=[step.astype(np.float32) for step in every],
                 tokens=tokens,
-                cuts=cuts,
+                cuts=[{name: value[row] for name, value in cuts.items()} for row in range(len(cases))],
+                buckets=[0] * len(cases),
             )
         logits = session.extend(state, following[:, None].tolist())
         every.append(logits)
@@ -124,7 +132,10 @@ def opened(session: Session, case: Case, folder: Path) -> Picture:
     """A case's picture: a video where the prompt has a video's token."""
     kinds = {form.token_id: form.kind for form in session.contract.geometry.forms}
     video = any(kinds.get(token) == "video" for token in case.ids)
-    return open_video(folder / case.picture) if video else open_image(folder / case.picture)
+    if not video:
+        return open_image(folder / case.picture)
+    scores = None if case.frame_scores is None else tuple(case.frame_scores)
+    return replace(open_video(folder / case.picture), scores=scores)
 
 
 def compare(found: Run, wanted: Sequence[Mapping[str, Array]], dtype: str) -> list[Row]:
@@ -136,8 +147,9 @@ def compare(found: Run, wanted: Sequence[Mapping[str, Array]], dtype: str) -> li
             bounds = Bounds(bounds.score, None, None)
         rows += _indices(found, number, reference, bounds)
         full = found.kept[number] != EMPTY  # nobody reads what is in an empty slot
-        pair = found.embeds[number][full], reference["embeds"][full]
-        rows.append(_values("embeddings", number, *pair, bounds.embeddings))
+        if full.size:
+            pair = found.embeds[number][full], reference["embeds"][full]
+            rows.append(_values("embeddings", number, *pair, bounds.embeddings))
         got, want = _same_steps(found, number, reference)
         rows.append(_values("logits", number, got, want, bounds.logits))
         rows.append(_tokens(found.tokens[number], number, reference, bounds.logits))
@@ -148,9 +160,12 @@ def _indices(found: Run, number: int, reference: Mapping[str, Array], bounds: Bo
     """Equal, or swapped only where scores are too close for the precision to tell apart."""
     pairs = {"": (found.kept[number], reference["free_kept"])}
     # a prompt with fewer pictures than the engines have spans for: dummies come last
-    pairs |= {name: (value[number, : len(reference[name])], reference[name]) for name, value in found.cuts.items()}
+    cuts = found.cuts[number].items()
+    pairs |= {name: (value[: len(reference[name])], reference[name]) for name, value in cuts}
     rows = []
     for name, (got, want) in pairs.items():
+        if not want.size and not got.size:  # a prompt without pictures
+            continue
         exact, worst = bool(np.array_equal(got, want)), 0.0
         note = f"{want.size if exact else np.intersect1d(got, want).size} of {want.size}"
         if not exact and name == "" and "scores" in reference:

@@ -11,7 +11,7 @@ from engines.geometry import Seen
 from engines.parts import Parts
 from engines.prompt import Prompt
 from engines.tiles import choose, pixel_values
-from engines.videos import Picture
+from engines.videos import Picture, Video
 from engines.words import Words
 
 Prompts = Sequence[Sequence[int]]
@@ -60,10 +60,19 @@ class Sight:
                     seen[place] |= {name: values[row] for name, values in outputs.items()}
         return seen
 
+    def _scores(self, form: Form, pictures: Sequence[Picture]) -> dict[str, Any]:
+        """What a scorer said of the frames, where the part wants it."""
+        if "frame_scores" not in self._parts.contract.inputs[form.part]:
+            return {}
+        scores = [picture.scores for picture in pictures if isinstance(picture, Video)]
+        if None in scores:
+            raise UserError(f"part '{form.part}' shares out tokens by the frames' scores: give --scorer BUNDLE")
+        return {"frame_scores": np.array(scores, np.float32)}
+
     def _look(self, form: Form, pictures: Sequence[Picture], prompts: Any, questions: Any) -> dict[str, Any]:
         """One run of a vision part."""
         pixels = np.stack([pixel_values(picture, form.preprocess) for picture in pictures])
-        words = self._words.feeds(form.part, prompts, questions)
+        words = self._words.feeds(form.part, prompts, questions) | self._scores(form, pictures)
         found = self._parts.run(form.part, {"pixel_values": pixels.astype(self._parts.float), **words})
         if found["image_embeds"].shape[1] != form.tokens:
             raise UserError(

@@ -17,9 +17,10 @@ MOST_FRAMES, MAX_PIXELS = 4096, 2**28  # of all frames together
 
 @dataclass(frozen=True)
 class Video:
-    """Frames in order of time."""
+    """Frames in order of time; `scores` say how much each frame shown bears on the question, for methods that ask."""
 
     frames: Sequence[Image.Image]
+    scores: tuple[float, ...] | None = None
 
     def sampled(self, count: int) -> list[Image.Image]:
         """So many frames, evenly from the first to the last; some more than once where there are fewer."""

@@ -220,25 +220,30 @@ def check(bundle: Path) -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
 @click.option("--target", default="ort-cpu", show_default=True, help="Which of the bundle's engines.")
+@click.option(
+    "--scorer", type=click.Path(path_type=Path), help="A bundle that scores frames, for methods that ask (quota)."
+)
 def run(
     bundle: Path,
     images: tuple[Path, ...],
     videos: tuple[Path, ...],
     prompts: tuple[str, ...],
     max_new_tokens: int,
+    scorer: Path | None,
     **sampling: Any,
 ) -> None:
     """Answer questions about pictures and videos from the engines alone."""
     from engines.chat import Chat
     from engines.images import open_image
     from engines.sampling import Sampler
+    from engines.scorer import Scorer
     from engines.session import Session
     from engines.videos import Picture, open_video
 
     target = sampling.pop("target")
     sampler = Sampler(**sampling)
     pictures: list[Picture] = [*map(open_image, images), *map(open_video, videos)]
-    chat = Chat(Session.open(bundle, target))
+    chat = Chat(Session.open(bundle, target), None if scorer is None else Scorer(Session.open(scorer)))
     if not prompts and sys.stdin and sys.stdin.isatty():
         click.echo("Ask; an empty line is passed over, end with Ctrl-D.", err=True)
     for question in prompts or filter(None, (line.strip() for line in sys.stdin or ())):

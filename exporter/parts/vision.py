@@ -29,6 +29,9 @@ class VisionPart(Part):
             segments = ("batch", "segments")
             ports.append(Port("clip_text", FLOAT, (*segments, job.family.clip_width), "the question's, from part text"))
             ports.append(Port("clip_mask", "int64", segments, "1 where there is a segment"))
+        if "frame_scores" in job.reducer.needs:
+            views = job.family.form.views
+            ports.append(Port("frame_scores", "float32", ("batch", views), "how much each frame bears on the question"))
         self.inputs = tuple(ports)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -72,7 +75,7 @@ class VisionPart(Part):
         return walk
 
 
-_FED = {name: name for name in ("text_mask", "clip_text", "clip_mask")} | {"text": "text_embeds"}
+_FED = {name: name for name in ("text_mask", "clip_text", "clip_mask", "frame_scores")} | {"text": "text_embeds"}
 
 
 def by_view(values: Tensor, views: int) -> Tensor:
