@@ -145,8 +145,8 @@ def test_after_a_cut_only_the_cut_rows_are_there():
     walk = Tiny(*stages, sequence=prompts(), script=script).run()
     [(hidden, key, valid)] = seen
     assert hidden is walk.caches[1].sequence.hidden
-    torch.testing.assert_close(key, walk.cache[1][0])
-    assert valid is walk.caches[1].valid
+    torch.testing.assert_close(key, walk.caches[1].key)
+    assert valid is walk.caches[1].sequence.valid
 
 
 def test_observing_keeps_the_tapes_and_hands_carry_and_outputs_on():
