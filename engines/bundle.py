@@ -12,7 +12,7 @@ from typing import Any
 from engines.errors import UserError
 from engines.json_file import read_object
 
-FORMAT = 2
+FORMAT = 3
 CONTRACT = "bundle.json"
 # What readers open by its own name, if it is there.
 KNOWN = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "parity.json", "clip/tokenizer.json")
@@ -24,6 +24,12 @@ SCHEMA: dict[str, type] = {
     "positions": str,
     "parts": dict,
     "groups": list,
+    "ran": list,
+    "prefill": list,
+    "states": list,
+    "warm_up": int,
+    "slot_positions": bool,
+    "kv": dict,
     "engines": dict,
     "files": dict,
 }

@@ -1,4 +1,4 @@
-"""One conversation: every turn feeds only what the cache does not hold yet."""
+"""One conversation, which is one episode: every turn feeds only what the cache does not hold yet."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,6 +30,7 @@ class Chat:
         self._seen: Seen = []  # of all pictures so far, in order
         self._cached: list[int] = []  # the tokens in the state, a placeholder once per picture
         self._state: State | None = None
+        session.reset()
 
     def ask(
         self,
@@ -87,17 +88,26 @@ class Chat:
     def _feed(self, tokens: list[int], seen: Seen) -> tuple[State, NDArray[Any]]:
         """Feeds what the cache does not hold yet, or the whole conversation where that is not enough."""
         known = _common(self._cached, tokens[:-1])  # one token at least is fed, for its logits
-        rest = tokens[known:]
         geometry, split = self._session.contract.geometry, self._session.contract.split
+        if split and split.above is not None and known < len(self._cached):
+            known = self._told(tokens)  # evicted caches go on, whatever the template makes of what was said
+        rest = tokens[known:]
         new = len(geometry.places(rest))
         # A split decoder prunes pictures in prefill only, and a pruned cache cannot be shortened.
-        if self._state is None or (split and (new or known < len(self._cached))):
+        shorter = known < len(self._cached) and (split is None or split.above is None)
+        if self._state is None or (split and (new or shorter)):
             return self._session.start([tokens], [len(seen)], seen)
         state, old = self._state, len(seen) - new
         if not split:
             slots, positions = geometry.extent(tokens[:known], seen[:old])
             state = state.cut(1 + slots, positions)
         return state, self._session.extend(state, [rest], [new], seen[old:])
+
+    def _told(self, tokens: list[int]) -> int:
+        """How many tokens of a conversation stand before its last question."""
+        prompt = self._session.prompt
+        before = prompt.encode(prompt.render(self._messages, add_generation_prompt=False)) if self._messages else []
+        return _common(before, tokens[:-1])
 
 
 def _common(old: Sequence[int], new: Sequence[int]) -> int:

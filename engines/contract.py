@@ -9,9 +9,9 @@ from typing import Any
 from engines.errors import UserError
 from engines.forms import parse_forms, whole
 from engines.geometry import Geometry
+from engines.split import Split, parse_split
 
 LARGEST_HEAD, LONGEST_SEGMENT, MOST_LAYERS = 2**16, 2**12, 1024
-PARTS = ({"embed", "decoder"}, {"embed", "prefill", "decode"})
 POSITIONS = {"renumber", "keep", "mrope"}
 
 
@@ -26,6 +26,7 @@ class Contract:
         kv_shape: (Hkv, d) of the decoder's cache.
         groups: The decoder's layers, in groups of equal cache length.
         inputs: The input names of each part.
+        split: How the decoder is called where it is two parts; None where it is one.
         images: Pictures per prompt that a prefill part was made for.
         max_batch: Most sequences at once.
         max_length: Most slots of a cache, the first dummy included.
@@ -39,16 +40,12 @@ class Contract:
     kv_shape: tuple[int, int]
     groups: tuple[range, ...]
     inputs: Mapping[str, tuple[str, ...]]
+    split: Split | None
     images: int
     max_batch: int
     max_length: int
     max_positions: int
     segment: int
-
-    @property
-    def split(self) -> bool:
-        """Whether the decoder is two parts, prefill and decode."""
-        return "decoder" not in self.inputs
 
 
 def parse(raw: Mapping[str, Any]) -> Contract:
@@ -78,14 +75,18 @@ def _parse(raw: Mapping[str, Any]) -> Contract:
     image = None if model["image_token_id"] is None else whole(model, "image_token_id", 0)
     geometry = Geometry(parse_forms(raw["pictures"], hidden), image, raw["positions"])
     inputs = {name: tuple(i["name"] for i in part["inputs"]) for name, part in raw["parts"].items()}
-    _check_parts(geometry, inputs)
+    kv_shape = (whole(model, "kv_heads", most=LARGEST_HEAD), whole(model, "head_dim", most=LARGEST_HEAD))
+    groups = tuple(_group(group) for group in raw["groups"])
+    split = parse_split(raw, hidden, kv_shape[0] * kv_shape[1])
+    _check_parts(geometry, inputs, split)
     return Contract(
         geometry=geometry,
         eos=tuple(int(token) for token in model["eos_token_ids"]),
         hidden_size=hidden,
-        kv_shape=(whole(model, "kv_heads", most=LARGEST_HEAD), whole(model, "head_dim", most=LARGEST_HEAD)),
-        groups=tuple(_layers(group["layers"]) for group in raw["groups"]),
+        kv_shape=kv_shape,
+        groups=groups,
         inputs=inputs,
+        split=split,
         images=whole(recipe, "images"),
         max_batch=whole(recipe, "max_batch"),
         max_length=whole(recipe, "max_length"),
@@ -94,16 +95,16 @@ def _parse(raw: Mapping[str, Any]) -> Contract:
     )
 
 
-def _check_parts(geometry: Geometry, inputs: Mapping[str, Sequence[str]]) -> None:
+def _check_parts(geometry: Geometry, inputs: Mapping[str, Sequence[str]], split: Split | None) -> None:
     """One vision part for each form, what reads the prompt, and a text part where a question is read."""
-    vision = {form.part for form in geometry.forms}
+    vision, decoder = {form.part for form in geometry.forms}, {"decoder"} if split is None else split.parts
     if {form.token_id for form in geometry.forms if form.kind == "image"} - {geometry.image_token_id}:
         raise ValueError(f"image_token_id {geometry.image_token_id}")
-    if inputs.keys() - vision - {"text"} not in PARTS or not vision <= inputs.keys():
+    if inputs.keys() - {"text"} != {"embed"} | decoder | vision:
         raise ValueError(f"parts {', '.join(inputs)} for pictures of {', '.join(sorted(vision))}")
     if "text" not in inputs and any("clip_text" in inputs[part] for part in vision):
         raise ValueError("no part text, which clip_text comes from")
-    if "prefill" in inputs and len({form.tokens for form in geometry.forms}) > 1:
+    if split is not None and not split.whole and {form.tokens for form in geometry.forms} - {split.tokens}:
         raise ValueError("tokens of the forms differ, and the decoder is cut")
     if geometry.positions == "mrope" and not all(form.mrope for form in geometry.forms):
         raise ValueError("mrope is missing")
@@ -114,39 +115,12 @@ def _segment(part: Mapping[str, Any]) -> int:
     return whole({"segment": shape[1]}, "segment", most=LONGEST_SEGMENT)
 
 
-def _layers(ends: Sequence[int]) -> range:
-    first, end = ends
+def _group(raw: Mapping[str, Any]) -> range:
+    """Its layers; the lengths are for people, engines say them themselves."""
+    first, end = raw["layers"]
     if not 0 <= first < end <= MOST_LAYERS:
-        raise ValueError(f"layers {ends}")
+        raise ValueError(f"layers {raw['layers']}")
+    whole(raw, "tokens", 0)
+    if raw["fixed"] is not None:
+        whole(raw, "fixed")
     return range(first, end)
-
-
-def engine_files(raw: Mapping[str, Any], target: str, dtype: str | None) -> tuple[str, dict[str, str]]:
-    """Finds the files of a target's engines.
-
-    Args:
-        raw: bundle.json's content.
-        target: One of the bundle's targets.
-        dtype: "fp32", "fp16" …; None for the one that the target's engines were built in.
-
-    Returns:
-        The precision, and the file name of each part.
-
-    Raises:
-        UserError: The bundle has no such engines.
-    """
-    with wrong_entries_in_words("bundle.json"):
-        if target == "ort-cpu":  # its engines are the graphs, always there
-            return _graphs(raw["parts"], dtype or "fp32")
-        if target not in raw["engines"]:
-            raise UserError(f"the bundle has no engines for {target}; it has {', '.join(raw['engines'])}")
-        built = raw["engines"][target]
-        if dtype in {None, built["dtype"]}:
-            return str(built["dtype"]), dict(built["files"])
-        raise UserError(f"the engines for {target} are {built['dtype']}, not {dtype}; build them in {dtype}")
-
-
-def _graphs(parts: Mapping[str, Any], dtype: str) -> tuple[str, dict[str, str]]:
-    if any(dtype not in part["files"] for part in parts.values()):
-        raise UserError(f"the bundle has no {dtype} files: export it with a target or --dtype that computes in {dtype}")
-    return dtype, {name: part["files"][dtype] for name, part in parts.items()}

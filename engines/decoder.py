@@ -12,6 +12,8 @@ from engines.geometry import Ints, Seen
 from engines.kv import State
 from engines.layout import Layout, lay_out
 from engines.parts import Parts
+from engines.split import Split
+from engines.states import Episode
 
 Tokens = Sequence[Sequence[int]]
 
@@ -26,6 +28,16 @@ class Decoder:
     def __init__(self, parts: Parts) -> None:
         self.contract = parts.contract
         self._parts = parts
+        self.reset()
+
+    def reset(self, *, warmed: bool = False) -> None:
+        """Ends the episode: tensors that live from request to request begin anew.
+
+        Args:
+            warmed: The next one begins as if the requests were over that are read without cuts.
+        """
+        split = self.contract.split
+        self._episode = Episode(split.states, split.warm_up if warmed else 0) if split else Episode()
 
     def start(self, prompts: Tokens, counts: Sequence[int], seen: Seen) -> tuple[State, NDArray[Any]]:
         """Starts a batch of sequences.
@@ -44,27 +56,36 @@ class Decoder:
         if len(prompts) > self.contract.max_batch:
             raise UserError(f"{len(prompts)} prompts at once, the export allows {self.contract.max_batch}")
         if self.contract.split:
-            return self._prefill(prompts, counts, seen)
+            return self._prefill(self.contract.split, prompts, counts, seen)
         state = kv.empty(self.contract, len(prompts), self._parts.float)
         return state, self.extend(state, prompts, counts, seen)
 
-    def _prefill(self, prompts: Tokens, counts: Sequence[int], seen: Seen) -> tuple[State, NDArray[Any]]:
-        layout = self._lay_out(prompts, counts, seen, self.contract.images)
+    def _prefill(self, split: Split, prompts: Tokens, counts: Sequence[int], seen: Seen) -> tuple[State, NDArray[Any]]:
+        spans = 0 if split.whole or not split.tokens else self.contract.images
+        layout, live = self._lay_out(prompts, counts, seen, spans), self._episode.joined(len(prompts))
+        reader = split.reader(layout.mask.shape[1], self._episode.requests)
+        if reader.whole:
+            layout = layout.padded(reader.tokens, self.contract.geometry.filler)
         self._check_room(layout, 0, np.zeros((len(prompts), 1), np.int64))
         feeds = {
             "inputs_embeds": self._parts.embed(layout.input_ids, seen),
             "attention_mask": layout.mask,
             "position_ids": layout.offsets,
             "span_starts": layout.span_starts,
-            **self._parts.carried(counts, seen),
+            **self._parts.carried(reader.part, counts, seen),
+            **live.feeds(),
         }
-        outputs = self._parts.run("prefill", feeds)
-        return kv.from_prefill(self.contract, outputs, self._parts.float), outputs["logits"][:, 0]
+        outputs = self._parts.run(reader.part, feeds)
+        state = kv.from_prefill(self.contract, outputs, self._parts.float, layout.mask.shape[1], live)
+        self._episode.passed(live)
+        return state, outputs["logits"][:, 0]
 
     def extend(
         self, state: State, tokens: Tokens, counts: Sequence[int] | None = None, seen: Seen | None = None
     ) -> NDArray[Any]:
         """Feeds new tokens behind the cached ones; pictures only where the decoder is one part.
+
+        Several tokens are a new turn of a conversation, before which a part may evict some of the cache.
 
         Args:
             state: The cache; it takes the tokens in.
@@ -81,11 +102,20 @@ class Decoder:
         if self.contract.split and any(counts or ()):
             raise UserError("this bundle prunes pictures in prefill only: start again with the new picture")
         layout = self._lay_out(tokens, counts or [0] * len(tokens), seen or [])
-        self._check_room(layout, state.slots, state.positions)
-        feeds = {"inputs_embeds": self._parts.embed(layout.input_ids, seen or []), **state.feeds(layout)}
+        after = self._evicted(state) if layout.mask.shape[1] > 1 else state
+        self._check_room(layout, after.slots, after.positions)
+        feeds = {"inputs_embeds": self._parts.embed(layout.input_ids, seen or []), **after.feeds(layout)}
         outputs = self._parts.run("decode" if self.contract.split else "decoder", feeds)
-        state.absorb(outputs, layout)
+        after.absorb(outputs, layout)
+        vars(state).update(vars(after))
         return outputs["logits"][:, 0]
+
+    def _evicted(self, state: State) -> State:
+        """What is left of a cache before a new turn."""
+        split = self.contract.split
+        if split is None or split.above is None or state.slots <= split.above:
+            return state
+        return state.evicted(self._parts.run("evict", state.cached()))
 
     def _lay_out(self, tokens: Tokens, counts: Sequence[int], seen: Seen, spans: int = 0) -> Layout:
         assert len(seen) == sum(counts)

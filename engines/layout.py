@@ -1,7 +1,7 @@
 """Where every row of a batch goes: placeholders become rows, sequences are padded, positions are counted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -28,6 +28,16 @@ class Layout:
     offsets: Ints
     advance: Ints
     span_starts: Ints
+
+    def padded(self, rows: int, filler: int) -> "Layout":
+        """With rows of nothing behind, up to so many of them."""
+        more = [(0, 0), (0, rows - self.mask.shape[1])]
+        return replace(
+            self,
+            input_ids=np.pad(self.input_ids, more, constant_values=filler),
+            mask=np.pad(self.mask, more),
+            offsets=np.pad(self.offsets, [(0, 0)] * (self.offsets.ndim - 2) + more),
+        )
 
 
 def lay_out(prompts: Sequence[Sequence[int]], pictures: Sequence[Seen], geometry: Geometry, spans: int = 0) -> Layout:

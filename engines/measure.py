@@ -37,6 +37,8 @@ def paired(what: str, dense: Callable[[], object], pruned: Callable[[], object],
 
 def compare(dense: Session, pruned: Session, picture: Picture | None, ids: Sequence[int]) -> list[Pair]:
     """Vision part, prefill, and both together (time to the first logits), batch 1; prefill alone without a picture."""
+    for session in (dense, pruned):
+        session.reset(warmed=True)
     if picture is None:
         return [paired("prefill", lambda: dense.start([ids], [0], []), lambda: pruned.start([ids], [0], []))]
     seen = {id(s): s.see([picture], [ids]) for s in (dense, pruned)}

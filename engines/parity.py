@@ -103,8 +103,11 @@ def _run(session: Session, cases: Sequence[Case], folder: Path) -> Run:
     shown = [case for case in cases if case.picture]
     pictures = [opened(session, case, folder) for case in shown]
     seen = session.see(pictures, [case.ids for case in shown], [case.question for case in shown])
+    session.reset(warmed=True)  # every case is an episode of its own
     state, logits = session.start([case.ids for case in cases], [len(case.picture[:1]) for case in cases], seen)
-    nothing = {"form": 0, "kept_indices": np.zeros(0, np.int64), "image_embeds": np.zeros((0, 1), np.float32)}
+    bucket = state.rows if session.contract.split and session.contract.split.whole else 0
+    nothing: dict[str, Any] = {"form": 0, "kept_indices": np.zeros(0, np.int64)}
+    nothing["image_embeds"] = np.zeros((0, 1), np.float32)
     waiting = iter(seen)
     sights = [next(waiting) if case.picture else nothing for case in cases]
     cuts = {name: value for name, value in state.outputs.items() if name.startswith("kept_indices.")}
@@ -122,7 +125,7 @@ def _run(session: Session, cases: Sequence[Case], folder: Path) -> Run:
                 logits=[step.astype(np.float32) for step in every],
                 tokens=tokens,
                 cuts=[{name: value[row] for name, value in cuts.items()} for row in range(len(cases))],
-                buckets=[0] * len(cases),
+                buckets=[bucket] * len(cases),
             )
         logits = session.extend(state, following[:, None].tolist())
         every.append(logits)

@@ -64,17 +64,20 @@ class Parts:
         rows = np.concatenate([picture["image_embeds"] for picture in seen] or [self._no_rows])
         return self.run("embed", {"input_ids": input_ids, "image_embeds": rows})["inputs_embeds"]
 
-    def carried(self, counts: Sequence[int], seen: Seen) -> dict[str, NDArray[Any]]:
-        """Arranges the scores that vision hands on to prefill by prompt and picture.
+    def carried(self, part: str, counts: Sequence[int], seen: Seen) -> dict[str, NDArray[Any]]:
+        """Arranges the scores that vision hands on to a prefill part by prompt and picture.
 
         Args:
+            part: Which.
             counts: Pictures of each prompt.
             seen: What `Sight.see` returned for all of them.
 
         Returns:
             "carry.NAME" -> [B, I, K], zeros where a prompt has fewer pictures.
         """
-        names = [name for name in self.contract.inputs["prefill"] if name.startswith("carry.")]
+        names = [name for name in self.contract.inputs[part] if name.startswith("carry.")]
+        if not names:
+            return {}
         shape = (len(counts), self.contract.images, self.contract.geometry.forms[0].tokens)
         places = np.arange(self.contract.images) < np.asarray(counts)[:, None]
         arranged = {name: np.zeros(shape, np.float32) for name in names}

@@ -17,6 +17,7 @@ from engines.prompt import Prompt
 from engines.registry import Runner, engine
 from engines.sampling import PickTokens, Sampler
 from engines.sight import Sight
+from engines.targets import engine_files
 from engines.videos import Picture
 
 FINISHED = -1
@@ -44,7 +45,7 @@ class Session:
         runners = Parts(self.contract, parts, dtype)
         self._decoder = Decoder(runners)
         self.see = Sight(runners, prompt).see
-        self.start, self.extend = self._decoder.start, self._decoder.extend
+        self.start, self.extend, self.reset = self._decoder.start, self._decoder.extend, self._decoder.reset
 
     @classmethod
     def open(cls, bundle: str | Path, target: str = "ort-cpu", dtype: str | None = None) -> "Session":
@@ -60,7 +61,7 @@ class Session:
         """
         opened = open_bundle(Path(bundle))
         prompt = Prompt.of(opened.dir, facts.parse(opened.contract).geometry)
-        dtype, files = facts.engine_files(opened.contract, target, dtype)
+        dtype, files = engine_files(opened.contract, target, dtype)
         backend = engine(target.partition(":")[0])
         parts = {part: backend.load(opened.dir / name) for part, name in files.items()}
         return cls(opened.contract, parts, prompt, dtype)

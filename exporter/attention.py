@@ -16,9 +16,13 @@ NAME = "tp_export"
 
 @dataclass
 class Tape:
-    """One attention call: the past to put before its keys and values, and what it saw."""
+    """One attention call: the past to put before its keys and values, and what it saw.
+
+    `places` `[B,T]` say where in the past the new ones are written instead, in caches of constant length.
+    """
 
     past: tuple[Tensor, Tensor] | None = None
+    places: Tensor | None = None
     q: Tensor | None = None
     k: Tensor | None = None
     v: Tensor | None = None
@@ -51,11 +55,18 @@ def fused(
     """Scaled dot-product attention for transformers' registry: `[B,H,n,d]` in, `[B,n,H,d]` out."""
     tape = _LISTENING[-1] if tape is None else tape
     if tape.past is not None:
-        key, value = torch.cat([tape.past[0], key], 2), torch.cat([tape.past[1], value], 2)
+        key, value = _behind(tape.past[0], key, tape.places), _behind(tape.past[1], value, tape.places)
     tape.q, tape.k, tape.v, tape.scale = query, key, value, scaling
     gqa = query.shape[1] != key.shape[1]
     out = scaled_dot_product_attention(query, key, value, attention_mask, scale=scaling, enable_gqa=gqa)
     return out.transpose(1, 2), None
+
+
+def _behind(past: Tensor, new: Tensor, places: Tensor | None) -> Tensor:
+    """New rows `[B,h,T,d]` behind cached ones, or in their places."""
+    if places is None:
+        return torch.cat([past, new], 2)
+    return past.scatter(2, places[:, None, :, None].expand(new.shape), new)
 
 
 def register() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import zip_longest
@@ -21,7 +21,9 @@ from exporter.draft import Draft, Planned
 from exporter.parts.base import Job, Part, Port
 from exporter.parts.decode import DecodePart
 from exporter.parts.embed import EmbedPart
+from exporter.parts.evict import EvictPart
 from exporter.parts.prefill import PrefillPart
+from exporter.parts.static import StaticDecodePart, capacity
 from exporter.parts.text import TextPart
 from exporter.parts.vision import VisionPart
 from exporter.progress import Reporter
@@ -102,15 +104,33 @@ class Tracer:
         for each in made:
             check_groups(each, groups, {stage.layer for stage in draft.steps if stage.at == "kv"})
 
+        slots = self._capacity(made)
+
         def decode(job: Job) -> Part:
+            if slots:
+                return StaticDecodePart(job, groups, slots, biased=bool(facts["biased"]))
             return DecodePart(job, groups, split=True, biased=bool(facts["biased"]))
 
         more = {**key, **self._method(draft.prompts[-1]), "groups": facts["groups"], "biased": facts["biased"]}
-        return [*made, self._built("decode", more, decode, report, draft.prompts[-1])]
+        made.append(self._built("decode", {**more, "capacity": slots}, decode, report, draft.prompts[-1]))
+        if draft.turns:
+            asked = Prompting("evict", draft.prompts[-1].tokens, draft.turns)
+            told = {**more, **self._method(asked)}
+            made.append(self._built("evict", told, lambda job: EvictPart(job, groups), report, asked))
+        return made
 
-    def _prefill(
-        self, asked: Prompting, key: Mapping[str, Any], carried: tuple[str, ...], report: Reporter
-    ) -> Built:
+    def _capacity(self, made: Sequence[Built]) -> tuple[int, ...]:
+        """Slots of static caches by group; none where they grow."""
+        draft = self.draft
+        if draft.recipe.kv != "static":
+            return ()
+        found = [tuple(Group(**group) for group in each.facts["groups"]) for each in made]
+        reads = zip(draft.prompts, found, strict=True)
+        return capacity(
+            ((each.tokens, 1 if each.whole else draft.images, groups) for each, groups in reads), draft.length
+        )
+
+    def _prefill(self, asked: Prompting, key: Mapping[str, Any], carried: tuple[str, ...], report: Reporter) -> Built:
         def make(job: Job) -> Part:
             return PrefillPart(job, asked.tokens, () if asked.whole else carried, name=asked.part, whole=asked.whole)
 

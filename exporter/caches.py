@@ -35,13 +35,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Cached:
-    """One layer's cache. `slots` `[B,K]` bool: which are valid, where the cache alone was cut to K of them."""
+    """One layer's cache. `slots` `[B,K]` bool: which are valid, where the cache alone was cut to K of them.
+
+    `full` is the sequence of a layer that ran on some of it: the last row may be among those that passed it by.
+    """
 
     key: Tensor
     value: Tensor
     sequence: Sequence  # the rows that are in it
     ran: int  # rows of one span that the layer ran on
     slots: Tensor | None = None
+    full: Sequence | None = None
 
     @property
     def fixed(self) -> int | None:
@@ -63,7 +67,7 @@ class Cached:
     @property
     def next_position(self) -> Tensor:
         """`[B,1]`: one more than the last valid row's, on the axis where it is largest."""
-        sequence = self.sequence
+        sequence = self.full or self.sequence
         assert sequence.valid is not None
         assert sequence.positions is not None
         last = gather_rows(sequence.positions, last_place(sequence.valid))
@@ -100,9 +104,7 @@ def groups_of(caches: list[Cached]) -> tuple[Group, ...]:
     """Runs of layers whose caches have the same slots and key bias: a new one wherever either changed."""
     changes = [number for number, pair in enumerate(pairwise(caches), 1) if _differ(*pair)]
     edges = [0, *changes, len(caches)]
-    return tuple(
-        Group(first, end, caches[first].sequence.width, caches[first].fixed) for first, end in pairwise(edges)
-    )
+    return tuple(Group(first, end, caches[first].sequence.width, caches[first].fixed) for first, end in pairwise(edges))
 
 
 def _differ(one: Cached, other: Cached) -> bool:

@@ -23,8 +23,10 @@ def listing() -> Table:
     rows = []
     for name in method_names():
         found = method_class(name)
-        rows.append((name, found.title, found.arxiv or "-", found.site, _defaults(found) or "-"))
-    return Table("Methods", ("--method", "name", "arXiv", "site", "parameters"), tuple(rows))
+        checked = "unverified" if found.unverified else ""
+        rows.append((name, found.title, found.arxiv or "-", found.site, checked, _defaults(found) or "-"))
+    note = "unverified: nobody published code whose selections ours could be compared with"
+    return Table("Methods", ("--method", "name", "arXiv", "site", "", "parameters"), tuple(rows), note)
 
 
 def why_not(method: Reducer, family: type[Family]) -> str | None:
@@ -61,10 +63,12 @@ def describe(name: str) -> str:
         "",
         f"Site: {found.site}. Positions: {found.positions}. Parameters: {_defaults(found) or 'none'}.",
     ]
+    if found.unverified:
+        lines += ["", "Unverified: nobody published code whose selections ours could be compared with."]
     if found.differences:
         lines += ["", "Differences:", *(f"  - {difference}" for difference in found.differences)]
     return "\n".join(lines)
 
 
 def _defaults(found: type[Reducer]) -> str:
-    return ", ".join(f"{field.name}={field.default}" for field in fields(found))
+    return ", ".join(f"{field.name}={field.default}" for field in fields(found) if field.init)

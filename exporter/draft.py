@@ -143,6 +143,13 @@ class Draft:
                 f"--method {self.recipe.method}: the decoder is two parts, where every picture must take the same "
                 f"number of tokens, and {names} differ: choose one, such as with --grid"
             )
+        if self.recipe.kv == "static" and (
+            self.reducer.positions == "slot" or any(stage.at == "kv" for stage in self.steps)
+        ):
+            raise UserError(
+                f"--kv static: --method {self.recipe.method} drives entries out of its caches while it decodes, "
+                "which then have no constant places; leave --kv out"
+            )
         self._check_room()
 
     def _check_target(self, target: Target) -> None:
@@ -235,6 +242,11 @@ class Draft:
     def steps(self) -> tuple[Stage, ...]:
         """The stages at every generated token."""
         return self.reducer.steps(self.entry, self.budget)
+
+    @property
+    def turns(self) -> tuple[Stage, ...]:
+        """The stages between two turns of a conversation."""
+        return self.reducer.turns(self.entry, self.budget)
 
     @property
     def states(self) -> tuple[StateSpec, ...]:

@@ -24,7 +24,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class EagerTaps:
-    """See `exporter.reducer.Taps`; sequences without padding, spans given by first place and width."""
+    """See `exporter.reducer.Taps`; spans are given by first place and width."""
 
     starts: tuple[int, ...]
     width: int
@@ -41,6 +41,7 @@ class EagerTaps:
     marks: Mapping[str, Tensor] = field(default_factory=dict)
     rope: tuple[Tensor, Tensor] | None = None
     norm: Callable[[Tensor], Tensor] | None = None
+    filled: Tensor | None = None  # [B,length] bool: rows that hold a token; None: all
 
     @property
     def outside(self) -> Tensor:
@@ -56,8 +57,8 @@ class EagerTaps:
 
     @property
     def valid(self) -> Tensor:
-        """`[B,n]`: all of them."""
-        return torch.ones(self.batch, self.length, dtype=torch.bool)
+        """`[B,n]`."""
+        return torch.ones(self.batch, self.length, dtype=torch.bool) if self.filled is None else self.filled
 
     @property
     def span(self) -> Tensor:
@@ -93,8 +94,8 @@ class EagerTaps:
         seen = self._layer(layer)
         weights = (self._logits(seen) if logits else self._weights(seen))[..., : self.length]
         if isinstance(rows, str):
-            place = 0 if rows == "cls" else self.length - 1
-            return weights[:, :, place : place + 1]
+            every = torch.arange(self.length) if rows == "last" else torch.zeros(self.length, dtype=torch.int64)
+            rows = torch.where(self.valid, every, 0).amax(1, keepdim=True)
         return torch.stack([weights[b][:, rows[b]] for b in range(self.batch)])
 
     def column_sum(self, layer: int, weights: Tensor | None = None) -> Tensor:

@@ -58,7 +58,7 @@ def export(recipe: Recipe, out: Path, console: Console, *, force: bool = False, 
     """
     check_target(out, force=force)
     draft = Draft.of(recipe)
-    parts = len(draft.planned) + 2 + len(draft.prompts) + (draft.clip is not None)
+    parts = len(draft.planned) + 2 + len(draft.prompts) + bool(draft.turns) + (draft.clip is not None)
     runnable = sum(dtype in RUNNABLE for dtype in draft.precisions)
     steps = 3 + parts * (len(draft.precisions) + len(draft.targets)) + runnable
     with staging(out, force=force) as root, Reporter(console, steps) as report:
@@ -137,7 +137,16 @@ class _Run:
         if reason:
             return None, reason
         try:
-            recipe = replace(self.draft.recipe, method="none", keep=None, params={}, aux={}, max_length=None, buckets=(), kv="growing")
+            recipe = replace(
+                self.draft.recipe,
+                method="none",
+                keep=None,
+                params={},
+                aux={},
+                max_length=None,
+                buckets=(),
+                kv="growing",
+            )
             return Draft.of(recipe), ""
         except UserError as error:  # all of a picture may be more than the model takes
             return None, str(error)

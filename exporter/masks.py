@@ -17,15 +17,17 @@ def visible(valid: Tensor, places: Tensor) -> Tensor:
     return ((keys <= places[..., None]) & valid[:, None])[:, None]
 
 
-def attention_mask(valid: Tensor, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
+def attention_mask(valid: Tensor, hidden: Tensor, bias: Tensor | None = None, places: Tensor | None = None) -> Tensor:
     """The mask of new rows `hidden` `[B,T,C]` over `valid` `[B,P+T]` slots: bool `[B,1,T,P+T]`.
 
-    With `bias` `[B,P+T]` it becomes additive, in the dtype of `hidden`. An explicit mask, not the causal flag: runtimes
-    align that flag differently once there is a past.
+    With `bias` `[B,P+T]` it becomes additive, in the dtype of `hidden`. `places` `[B,T]` are the slots of the new rows
+    if these are not the last ones. An explicit mask, not the causal flag: runtimes align that flag differently once
+    there is a past.
     """
-    new = hidden.shape[1]
-    queries = torch.arange(new) + (valid.shape[1] - new)
-    seen = visible(valid, queries[None])
+    if places is None:
+        new = hidden.shape[1]
+        places = (torch.arange(new) + (valid.shape[1] - new))[None]
+    seen = visible(valid, places)
     if bias is None:
         return seen
     lowest = torch.finfo(hidden.dtype).min

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -50,10 +51,24 @@ def picture(draft: Draft, session: Session, cases: list[Case], found: Run, root:
             continue
         seen.add(case.picture)
         answer = session.prompt.decode([t for t in found.tokens[number] if t not in session.contract.eos])
-        *others, last = _panels(draft, draft.planned[found.forms[number]], session, case, found.kept[number], root)
+        kept = surviving(found, number, case, session, whole=draft.reducer.prompt)
+        *others, last = _panels(draft, draft.planned[found.forms[number]], session, case, kept, root)
         shown += [*(Shown(*panel) for panel in others), Shown(*last, case.question, answer.strip())]
     preview(shown, root / "preview.png")
     return (root / "preview.png").read_bytes()
+
+
+def surviving(found: Run, number: int, case: Case, session: Session, *, whole: bool) -> NDArray[Any]:
+    """The patches of a case's picture that are left behind the last cut that leaves any."""
+    kept = found.kept[number]
+    named = sorted(found.cuts[number].items(), key=lambda item: int(item[0].rpartition(".")[2]))
+    cuts = [values[0] for _, values in named]
+    if not (left := [rows[rows >= 0] for rows in cuts if rows.size]):
+        return kept
+    placeholders = session.contract.geometry.placeholders
+    first = next(i for i, token in enumerate(case.ids) if token in placeholders) if whole else 0
+    rows = left[-1] - first
+    return np.asarray(kept[rows[(rows >= 0) & (rows < len(kept))]])
 
 
 def _panels(

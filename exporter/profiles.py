@@ -60,8 +60,10 @@ def _ranged(port: Port, ranges: Mapping[str, Range]) -> tuple[tuple[int, ...], t
 
 
 def _axis(size: int | str, ranges: Mapping[str, Range]) -> Range:
-    """A static size, an axis, or a sum of axes; `past.1` is a `past`."""
-    if isinstance(size, int):
-        return size, size, size
-    parts = [ranges[axis.split(".")[0]] for axis in size.split("+")]
+    """A static size, an axis, or a sum of both; `past.1` is a `past`."""
+    if isinstance(size, int) or size.isdigit():
+        return int(size), int(size), int(size)
+    if "+" not in size:
+        return ranges[size.split(".")[0]]
+    parts = [_axis(part, ranges) for part in size.split("+")]
     return sum(p[0] for p in parts), sum(p[1] for p in parts), sum(p[2] for p in parts)

@@ -61,7 +61,15 @@ def prove(
     if draft.clip is not None:
         stock.add_module("clip", loaded(draft.config, draft.clip))
     references = [
-        Reference(draft.family(draft.config, stock, each.form), draft.reducer, each.stages) for each in draft.planned
+        Reference(
+            draft.family(draft.config, stock, each.form),
+            draft.reducer,
+            each.stages,
+            prompts=draft.prompts,
+            steps=draft.steps,
+            states=draft.states,
+        )
+        for each in draft.planned
     ]
     rows, runs = dict[str, list[Row]](), dict[str, Run]()
     for dtype, session in sessions.items():

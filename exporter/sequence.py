@@ -38,7 +38,9 @@ class Sequence:
     def outside(self) -> Tensor:
         """`[B,S-I*width*unit]` int64: places of the rows that belong to no span, ascending."""
         places = torch.arange(self.hidden.shape[1]).expand(self.hidden.shape[:2])
-        return self.splice(places, places.new_zeros(*self.origin.shape[:2], 0, *((self.unit,) if self.unit > 1 else ())))
+        return self.splice(
+            places, places.new_zeros(*self.origin.shape[:2], 0, *((self.unit,) if self.unit > 1 else ()))
+        )
 
     @property
     def span(self) -> Tensor:
@@ -161,11 +163,11 @@ class _Rows:
         return self.sequence.splice(values, self.pick(self.sequence.span_of(values), fill))
 
     def of_valid(self, valid: Tensor) -> Tensor:
-        """`[B,S']` bool: a merged row is valid where its span is."""
+        """`[B,S']` bool: kept rows as they were, merged ones as the first row of their span."""
         valid = valid.to(torch.int64)  # ONNX Runtime has no Where over bool
-        first = self.sequence.span_of(valid)[:, :, :1]
-        rows = torch.cat([first] * self.width, 2) if self.width else first[:, :, :0]
-        return self.sequence.splice(valid, rows) > 0
+        spans = self.sequence.span_of(valid)
+        kept = gather_rows(spans, self.indices)
+        return self.sequence.splice(valid, torch.cat([kept, *[spans[:, :, :1]] * self.extra], 2)) > 0
 
     def mixed(self) -> Tensor:
         """`[B,I,width,(unit,)C]`: the hidden rows that live on."""

@@ -148,6 +148,8 @@ class Walk:
         assert selection.indices is not None
         self._enter(stage.layer - 1, chosen)
         self._run(stage.layer)
+        if self.caches:
+            self.caches[-1] = replace(self.caches[-1], full=full)
         ran = self.sequence
         place = chosen.rows[..., None].expand(ran.hidden.shape)
         back = {name: torch.zeros(full.origin.shape, dtype=v.dtype) for name, v in ran.carry.items()} | dict(full.carry)

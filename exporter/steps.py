@@ -90,12 +90,18 @@ class Step:
     ) -> None:
         """The layers of one group: `slots` `[B,P+T]` bool, `positions` of the new rows (None: their slots)."""
         for layer in group.layers:
-            mask = attention_mask(slots, self.hidden, self._biased(bias))
+            mask = self._mask(slots, bias)
             every = slots.to(torch.int64).cumsum(1) - 1 if positions is None else positions
             assert self.stack.rotary is not None
             rope = self.stack.rotary(self.hidden, every.clamp(min=0) if positions is None else every)
             tape = self._layer(layer, mask, rope, past[layer], slotted=positions is None)
             self._act(layer, tape, slots, mask)
+
+    def _mask(self, slots: Tensor, bias: Tensor | None) -> Tensor:
+        return attention_mask(slots, self.hidden, self._biased(bias))
+
+    def _tape(self, past: KV) -> Tape:
+        return Tape(past=past)
 
     def _biased(self, bias: Tensor | None) -> Tensor | None:
         if self.bias is None:
@@ -109,7 +115,7 @@ class Step:
             assert self.stack.turn is not None
             old, fresh = ((t[:, : t.shape[1] - new] for t in rope), tuple(t[:, t.shape[1] - new :] for t in rope))  # type: ignore[assignment]
             keys = self.stack.turn(past[0], tuple(old))  # type: ignore[arg-type]
-        tape = Tape(past=(keys, past[1]))
+        tape = self._tape((keys, past[1]))
         x = x + block.attention(block.norm1(self.hidden), mask, fresh, tape)
         assert tape.k is not None
         assert tape.v is not None
@@ -126,7 +132,7 @@ class Step:
         for stage in self.stages:
             if stage.layer != layer:
                 continue
-            span = torch.zeros(len(slots), 0, 0, dtype=torch.int64) if self.span is None else self.span
+            span = torch.zeros(slots.shape[0], 0, 0, dtype=torch.int64) if self.span is None else self.span
             taps = SlotTaps(slots, mask, {layer: tape}, span, self.shape, self.state)
             selection = self.reducer.decode(taps, stage)  # type: ignore[arg-type]
             self.following |= selection.state
@@ -146,5 +152,5 @@ class Step:
         assert self.span is not None
         length = slots.shape[1]
         place = torch.where(self.span >= 0, self.span, length).flatten(1)
-        wide = torch.zeros(len(slots), length + 1).scatter(1, place, bias.flatten(1).float())
+        wide = torch.zeros(slots.shape[0], length + 1).scatter(1, place, bias.flatten(1).float())
         return wide[:, :length]

@@ -44,4 +44,6 @@ def _filling(prompt: Prompt, length: int) -> Case:
         most *= 2
         long = _case(STORY * most + "What did the keeper see?", prompt)
     head = length // 2
-    return Case("", "What did the keeper see?", long.prompt, [*long.ids[:head], *long.ids[len(long.ids) - length + head :]])
+    return Case(
+        "", "What did the keeper see?", long.prompt, [*long.ids[:head], *long.ids[len(long.ids) - length + head :]]
+    )

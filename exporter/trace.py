@@ -48,6 +48,7 @@ def trace(part: Part, dtype: str, mode: FakeTensorMode) -> ir.Model:
     """Trace one part; its initialisers keep the model's parameter names and hold no data yet."""
     axes = {axis for port in part.inputs for size in port.shape if isinstance(size, str) for axis in size.split("+")}
     sizes = {axis: SIZES.get(axis, 7 + 4 * rank) for rank, axis in enumerate(sorted(axes))}
+    sizes |= {axis: int(axis) for axis in axes if axis.isdigit()}  # a constant in a sum
     sizes["tokens"] = 7 + 4 * len(axes) + _image_rows(part)
     with mode, torch.no_grad():
         example = tuple(

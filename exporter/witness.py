@@ -17,6 +17,8 @@ from exporter.plan import picture_cuts
 from exporter.reducer import Stage
 from exporter.reference import Reference, Sight
 
+BLIND = Sight(torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64), {}, {}, {})  # of a prompt without pictures
+
 
 @dataclass(frozen=True)
 class Witness:
@@ -74,18 +76,20 @@ class Witness:
         mine = (numbers[..., None] == kept).any(-1)  # [V,N]
         return torch.stack([view.nonzero()[None, :, 0] for view in mine])
 
-    def tensors(self, case: Case, free: Sight, seen: Sight, comparable: bool) -> dict[str, Tensor]:  # noqa: FBT001
-        """Everything to compare; a decoder cut has the number of the layer group that begins behind it."""
-        tokens, logits = self.reference.generate(case.ids, [seen], STEPS, self.draft.facts.eos_token_ids)
+    def tensors(self, case: Case, looked: tuple[Sight, Sight, bool], bucket: int) -> dict[str, Tensor]:
+        """Everything to compare; what is in a decoder layer group's caches has the group's number."""
+        free, seen, comparable = looked
+        sights = [seen] if case.picture else []
+        tokens, logits = self.reference.generate(case.ids, sights, STEPS, self.draft.facts.eos_token_ids, bucket)
         found = {"free_kept": free.kept, "embeds": seen.embeds, "logits": logits, "tokens": torch.tensor(tokens)}
         found["comparable"] = torch.tensor(comparable)
         if self.cut is not None and self.cut in free.scores and not self.cut.blanks:
             scores = free.scores[self.cut][0]
             found["scores"] = scores.new_full((int(self.numbers.max()) + 1,), float(scores.min()))
             found["scores"][self.numbers[0]] = scores
-        cuts = self.reference.read(case.ids, [seen], []).kept
-        numbered = {self.groups.index(s.layer + 1): kept for s, kept in cuts.items() if s.layer + 1 in self.groups}
-        return found | {f"kept_indices.{number}": kept for number, kept in numbered.items()}
+        kept = self.reference.read(case.ids, sights, [], bucket).kept
+        spans = 1 if bucket else len(sights)  # others hold nothing
+        return found | {f"kept_indices.{number}": kept[first][:spans] for number, first in enumerate(self.groups)}
 
 
 def save_reference(witnesses: Sequence[Witness], cases: Sequence[Case], found: Run, folder: Path) -> None:
@@ -94,9 +98,10 @@ def save_reference(witnesses: Sequence[Witness], cases: Sequence[Case], found: R
     for number, case in enumerate(cases):
         witness = witnesses[found.forms[number]]
         seen = (case.picture, case.question if witness.reference.reducer.needs & {"text", "clip"} else "")
-        if seen not in sights:
+        if case.picture and seen not in sights:
             sights[seen] = witness.sight(folder / case.picture, case, torch.from_numpy(found.kept[number]))
-        for name, value in witness.tensors(case, *sights[seen]).items():
+        looked = sights[seen] if case.picture else (BLIND, BLIND, True)
+        for name, value in witness.tensors(case, looked, found.buckets[number]).items():
             tensors[f"{number}/{name}"] = value.clone().contiguous()
     path = folder / f"reference.{witnesses[0].dtype}.safetensors"
     save_file(tensors, path)

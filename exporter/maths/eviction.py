@@ -24,7 +24,7 @@ def slots_of(budget: Budget, shape: Shape) -> int | None:
     """
     if "%" not in budget.text and "." not in budget.text:
         return budget.count(BEHIND)
-    if budget.count(1000) == 1000:
+    if budget.count(BEHIND) == BEHIND:
         return None
     if not shape.tokens:
         raise UserError(f"--keep {budget.text}: a share counts a picture's tokens, and there are none; give a count")
@@ -43,7 +43,8 @@ def counted(valid: Tensor) -> Tensor:
 
 def by_key_head(values: Tensor, heads: int) -> Tensor:
     """`[B,H,n]` of query heads summed to `[B,heads,n]`: each key head serves a group of them."""
-    return values.unflatten(1, (heads, -1)).sum(2)
+    batch, queries, length = values.shape
+    return values.reshape(batch, heads, queries // heads, length).sum(2)
 
 
 def between_ends(scores: Tensor, valid: Tensor, first: int, last: int) -> Tensor:

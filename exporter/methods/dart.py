@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from exporter.budget import Budget
+from exporter.maths.depths import at_depth
 from exporter.maths.set_order import LARGEST, set_order
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.select import ascending, gather_rows, marked, ranked
 
 EPSILON = 1e-8
+LAYERS, DEPTH = (1,), 32  # behind which `layer` prunes
 FORMS, ORDERS = ("embed", "layer"), ("strength", "cpython")
 
 
@@ -24,8 +26,8 @@ class DART(Reducer):
     descending norm, takes the left tokens with the lowest cosine to it, `ceil(missing / pivots to come)` of them. Kept
     in the original order. `embed`: behind the projector, norms and cosines of the decoder's input embeddings, text
     pivots from the whole prompt (TensorRT-Edge-LLM). `layer`: before decoder layer `layer`, norms of the keys of the
-    layer before it, cosines of its output, text pivots from behind the span (the paper). Budget: tokens of a picture,
-    with the pivots.
+    layer before it, cosines of its output behind the model's final norm, text pivots from behind the span (the paper).
+    Budget: tokens of a picture, with the pivots.
 
     Source: *Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More*, arXiv
     2502.11494 (EMNLP 2025); authors' code, LightCompress, TensorRT-Edge-LLM.
@@ -34,7 +36,7 @@ class DART(Reducer):
         form: embed or layer.
         pivot_image: tokens of the span that are pivots.
         pivot_text: tokens of the text that are pivots.
-        layer: the decoder layer that `layer` prunes before.
+        layer: the decoder layer that `layer` prunes before; by default 2 of 32, or at the same share of the depth.
         order: strength, or cpython: pivots in the order of a Python set of their places, as the authors' code has them.
 
     """
@@ -47,7 +49,6 @@ class DART(Reducer):
     differences = (
         "--keep is the final count, shared out as in TensorRT-Edge-LLM; theirs is pivot_image + P * floor(T / P)",
         "pivots act by descending norm; in the authors' code in the order of a Python set, which order=cpython gives",
-        "layer: cosines of the layer's output; the authors apply the decoder's final norm to it first",
         "cosines and norms are fp32, with max(|p||c|, 1e-8) below; ties go to the lower index",
         "spans below 16 tokens are pruned too; TensorRT-Edge-LLM leaves them whole",
         "a span is one picture, or one video; text pivots of layer are no tokens of other pictures",
@@ -56,14 +57,15 @@ class DART(Reducer):
     form: str = "embed"
     pivot_image: int = 4
     pivot_text: int = 4
-    layer: int = 2
+    layer: int | None = None
     order: str = "strength"
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("form", self.form, FORMS), ("order", self.order, ORDERS)):
             if value not in allowed:
                 raise ValueError(f"{name}={value}: choose from {', '.join(allowed)}")
-        if min(self.pivot_image, self.pivot_text, self.layer) < 1:
+        layer = 1 if self.layer is None else self.layer
+        if not isinstance(layer, int) or min(self.pivot_image, self.pivot_text, layer) < 1:
             raise ValueError("pivot_image, pivot_text and layer are 1 or more")
         if self.order == "cpython" and (self.form == "embed" or self.pivots > LARGEST):
             raise ValueError(f"order=cpython needs form=layer and at most {LARGEST} pivots")
@@ -78,7 +80,10 @@ class DART(Reducer):
     def plan(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
         """One cut: behind the projector, or before decoder layer `layer`."""
         keep = budget.count(shape.tokens)
-        return (Stage("projected", keep=keep) if self.form == "embed" else Stage("decoder", self.layer - 1, keep=keep),)
+        if self.form == "embed":
+            return (Stage("projected", keep=keep),)
+        (layer,) = at_depth(LAYERS, DEPTH, shape.decoder_layers) or LAYERS
+        return (Stage("decoder", layer if self.layer is None else self.layer - 1, keep=keep),)
 
     def select(self, taps: Taps, stage: Stage) -> Selection:
         """Pivots and what they chose, in their original order."""
@@ -96,7 +101,7 @@ class DART(Reducer):
     def deep(self, taps: Taps, stage: Stage) -> Tensor:
         """`[B,I,keep]` in the order of growth, from keys and output of the layer that has just run."""
         assert stage.keep is not None
-        states, span = taps.hidden(stage.layer).float(), taps.span
+        states, span = taps.normed(taps.hidden(stage.layer)).float(), taps.span
         strength = taps.qkv(stage.layer).k.float().abs().sum((1, 3))
         rows = gather_rows(states, span.flatten(1)).reshape(*span.shape, -1)
         image = ranked(taps.span_of(strength), min(self.pivot_image, stage.keep))

@@ -1,4 +1,4 @@
-"""DyCoke, its first stage: of every second frame keep the tokens that differ most from the frame before."""
+"""DyCoke: of every second frame keep what differs most from the one before; at every step look at some of the rest."""
 
 from __future__ import annotations
 
@@ -9,27 +9,39 @@ from torch import Tensor
 
 from engines.errors import UserError
 from exporter.budget import Budget
+from exporter.maths.asked import by_last
 from exporter.maths.frames import cosine, frames
-from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
-from exporter.select import ranked, top_k
+from exporter.reducer import Reducer, Selection, Shape, Stage, StateSpec, Taps
+from exporter.select import marked, ranked, top_k
+
+UNSEEN = -1e4  # an attention logit: finite in fp16, and no weight is left of it
+ALIKE = 0.9
 
 
 @dataclass(frozen=True)
 class DyCoke(Reducer):
     """Prune odd frames against the even ones before them, and every fourth frame against the one two before it.
 
-    Of frame 2j+1 the k places of the smallest `cos(x[2j,i], x[2j+1,i])` stay; of frame g+2, for g = 0, 4, 8, ... below
-    F-4, those of the smallest `cos(x[g,i], x[g+2,i])`; fp32, epsilon 1e-8. All other frames stay whole, except that an
-    odd number of frames loses its last one. With P = F // 2 pairs and m such g, `K = L (P - m) + k (P + m)`. Budget:
-    tokens of the whole video; k is the largest with which K is no more, so K may be up to P + m - 1 less.
+    Stage 1: of frame 2j+1 the k places of the smallest `cos(x[2j,i], x[2j+1,i])` stay; of frame g+2, for g = 0, 4, ...
+    below F-4, those of the smallest `cos(x[g,i], x[g+2,i])`; fp32, epsilon 1e-8. All other frames stay whole, except
+    that an odd number of frames loses its last one. With P = F // 2 pairs and m such g, `K = L (P - m) + k (P + m)`.
+    Budget: tokens of the whole video; k is the largest with which K is no more: K may be up to P + m - 1 less.
+
+    Stage 2, at every generated token: a is the head mean of the newest token's attention over the video in layer
+    dycoke_l - 1. Unless `cos(a, a of the step before) >= 0.9`, the layers from dycoke_l on see of the video's K tokens
+    only the `int(K (1 - dycoke_p))` of the largest a, in this step. Nothing leaves the cache: the others are masked,
+    which gives what the authors' gather gives, without its smaller reads. With all tokens kept there is no stage 2.
 
     Attributes:
         merging_ratio: k = int((1 - merging_ratio) L) instead of what --keep says; the authors' default is 0.7.
         order: the kept tokens of a pruned frame by their place ("spatial"), or by rising similarity as the authors'
             code has them ("similarity").
+        stage2: whether there is a stage 2.
+        dycoke_l: as above; in a shallow decoder the last layer.
+        dycoke_p: as above.
 
     Raises:
-        ValueError: an unknown order, or a ratio outside [0, 1).
+        ValueError: an unknown order, a ratio outside [0, 1), or dycoke_l less than 1.
         UserError: fewer than five frames, or a budget below the frames that stay whole.
 
     Source: *DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models*, arXiv 2411.15024.
@@ -39,9 +51,11 @@ class DyCoke(Reducer):
     title = "DyCoke"
     paper = "DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models"
     arxiv = "2411.15024"
+    site = "encoder + decoder"
     needs = frozenset({"video"})
     differences = (
-        "the first stage alone: the second, which picks keys and values at every decoding step, is left out",
+        "stage 2 masks what the authors' code does not gather, so it saves nothing; several videos: each by itself",
+        "a step whose attention is like that of the one before (cos >= 0.9) sees all, as in the authors' code",
         "tokens of a pruned frame stand in the order of their places; the authors' order is order=similarity",
         "at least one token of every frame stays, except of the last of an odd number",
         "ties go to the lower index, cosines are fp32",
@@ -49,6 +63,9 @@ class DyCoke(Reducer):
 
     merging_ratio: float | None = None
     order: str = "spatial"
+    stage2: bool = True
+    dycoke_l: int = 3
+    dycoke_p: float = 0.8
 
     def __post_init__(self) -> None:
         """Check the parameters."""
@@ -57,9 +74,18 @@ class DyCoke(Reducer):
             raise ValueError(f"merging_ratio is a rate of pruning from 0 to below 1, not {ratio}")
         if self.order not in {"spatial", "similarity"}:
             raise ValueError(f"order is spatial or similarity, not {self.order}")
+        if not 0 <= self.dycoke_p <= 1:
+            raise ValueError(f"dycoke_p is a share from 0 to 1, not {self.dycoke_p}")
+        if self.dycoke_l < 1:
+            raise ValueError(f"dycoke_l {self.dycoke_l} is less than 1")
 
     def plan(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
-        """One cut of the whole video."""
+        """One cut of the whole video, and where the decoder is looked at."""
+        keep = self.count(shape, budget)
+        return (Stage("projected", keep=keep), *(self.looks(shape) if keep < shape.tokens else ()))
+
+    def count(self, shape: Shape, budget: Budget) -> int:
+        """K."""
         if shape.views < 5:
             raise UserError(f"--method dycoke: compares frames four apart and needs 5 or more, not {shape.views}")
         pruned = len(comparisons(shape.views))
@@ -73,10 +99,36 @@ class DyCoke(Reducer):
                 f"--method dycoke: of {shape.tokens} tokens {whole} stay whole and {pruned} frames keep one or more: "
                 f"give --keep {whole + pruned} or more (merging_ratio: less)"
             )
-        return (Stage("projected", keep=whole + pruned * each),)
+        return whole + pruned * each
+
+    def looks(self, shape: Shape) -> tuple[Stage, ...]:
+        """Behind the layer whose attention decides; there must be one that follows."""
+        layer = min(self.dycoke_l - 1, shape.decoder_layers - 2)
+        return (Stage("decoder", layer),) if self.stage2 and layer >= 0 else ()
+
+    def steps(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
+        """The same place at every token, where a video is not whole; `shape` is that of its rows in the prompt."""
+        whole = shape.views > 1 and self.count(shape, budget) == shape.tokens
+        return () if whole else self.looks(shape)
+
+    def states(self, shape: Shape, budget: Budget) -> tuple[StateSpec, ...]:
+        """Attention of the step before; zeros are like nothing."""
+        shown = (shape.images, shape.tokens)
+        return (StateSpec("previous", shown),) if self.steps(shape, budget) else ()
+
+    def decode(self, taps: Taps, stage: Stage) -> Selection:
+        """Which tokens the layers behind do not see in this step."""
+        seen = by_last(taps, stage.layer)
+        length = seen.shape[-1]
+        stay = int(length * (1 - self.dycoke_p))
+        active = marked(top_k(seen, stay), length) if stay else torch.zeros_like(seen)
+        new = (cosine(seen, taps.state["previous"]) < ALIKE).float()
+        return Selection(key_bias=UNSEEN * (1 - active) * new[..., None], state={"previous": seen})
 
     def select(self, taps: Taps, stage: Stage) -> Selection:
-        """The whole frames, and of the others as many tokens as the budget leaves to each."""
+        """The whole frames, and of the others as many tokens as the budget leaves to each; a start for the steps."""
+        if stage.stack == "decoder":
+            return Selection(state={"previous": torch.zeros(taps.span.shape)})
         assert stage.keep is not None
         views, patches = taps.shape.views, taps.shape.patches
         pruned = [frame for _, frame in comparisons(views)]

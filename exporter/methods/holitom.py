@@ -10,15 +10,19 @@ from torch import Tensor
 
 from engines.errors import UserError
 from exporter.budget import Budget
+from exporter.maths.asked import by_last
+from exporter.maths.depths import at_depth
 from exporter.maths.folding import fold
 from exporter.maths.frames import cosine, frames
 from exporter.maths.patchwork import patchwork
 from exporter.maths.window_rows import merged, salient
 from exporter.maths.window_search import best_windows, held, steadiness, stillness
 from exporter.maths.windows import Windows, constant, found, quotas, split
-from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
+from exporter.reducer import Positions, Reducer, Selection, Shape, Stage, Taps
 from exporter.scores import received, scored_layer
 from exporter.select import top_k
+
+LAYERS, DEPTH = (17,), 28  # behind which the decoder merges
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,10 @@ class HoliTom(Reducer):
     neighbours); every other one joins the nearest, and a centre becomes `beta centre + (1 - beta) mean(joined)`. Of a
     frame's moving tokens those stay that receive the most attention (mean over heads and queries of the last tower
     layer used). All fp32. Rows stand window by window, still ones first, then frame by frame, each by place; a merged
-    row has the place of its centre in the window's first frame. They are numbered anew. Budget: tokens of the video.
+    row has the place of its centre in the window's first frame. They are numbered anew. In the decoder the part
+    holitom_r of them, those that the last query attends to least behind layer holitom_k - 1, fold into the most alike
+    others (`exporter.maths.folding`), which keep their positions. Budget: tokens of the video that reach the decoder;
+    with all of them nothing is merged there either.
 
     Attributes:
         mode: "fixed": windows of `window` frames whose `still` share of most alike places is still; all groups of rows
@@ -42,12 +49,12 @@ class HoliTom(Reducer):
         beta, k: as above.
         max_window: frames of a window at most (exact).
         window, still: see mode (fixed).
-        inner: also act in the decoder, behind layer holitom_k - 1: the part holitom_r of a picture's tokens, those
-            that the last query attends to least, fold into the most alike others (`exporter.maths.folding`).
-        holitom_k, holitom_r: see inner.
+        inner: whether the decoder merges, in mode fixed; the authors' "w/o M" is inner=false.
+        holitom_k: by default 18 of 28 layers, or at the same share of the depth.
+        holitom_r: as above.
 
     Raises:
-        ValueError: an unknown mode, a parameter out of its range, or inner together with mode=exact.
+        ValueError: an unknown mode or a parameter out of its range.
 
     Source: *HoliTom: Holistic Token Merging for Fast Video Large Language Models*, arXiv 2505.21334.
 
@@ -56,6 +63,8 @@ class HoliTom(Reducer):
     title = "HoliTom"
     paper = "HoliTom: Holistic Token Merging for Fast Video Large Language Models"
     arxiv = "2505.21334"
+    site = "encoder + decoder"
+    positions = "keep"
     needs = frozenset({"video"})
     differences = (
         "by default windows, still places and counts are constants (ours); mode=exact finds them as the paper does",
@@ -64,7 +73,7 @@ class HoliTom(Reducer):
         "each video has its own ratio; the authors' code goes on with the last video's",
         "no random noise on densities; ties go to the lower index",
         "newline tokens, which LLaVA-Video's code adds on top of the budget, are not part of a video here",
-        "inner: off by default, and what is left is numbered anew; the authors keep the old positions",
+        "mode=exact leaves the merge in the decoder out, where each video would have another count",
     )
 
     mode: str = "fixed"
@@ -75,40 +84,51 @@ class HoliTom(Reducer):
     max_window: int = 1024
     window: int = 4
     still: float = 0.5
-    inner: bool = False
-    holitom_k: int = 18
+    inner: bool = True
+    holitom_k: int | None = None
     holitom_r: float = 0.5
 
     def __post_init__(self) -> None:
         """Check the parameters."""
         if self.mode not in {"fixed", "exact"}:
             raise ValueError(f"mode is fixed or exact, not {self.mode}")
-        if self.inner and self.mode == "exact":
-            raise ValueError("inner=true works on a constant count: mode=fixed")
         ratio = self.retain_ratio
         if ratio is not None and not (isinstance(ratio, float | int) and 0 < ratio <= 1):
             raise ValueError(f"retain_ratio is a share above 0 up to 1, not {ratio}")
         for name in ("beta", "still", "holitom_r"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
-        for name in ("k", "max_window", "window", "holitom_k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} is less than 1")
+        depth = 1 if self.holitom_k is None else self.holitom_k
+        for name, value in (*((n, getattr(self, n)) for n in ("k", "max_window", "window")), ("holitom_k", depth)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} {value} is less than 1")
+
+    @property
+    def entry(self) -> Positions:
+        """Rows of a video follow each other; the decoder's cut leaves them their numbers."""
+        return "renumber"
 
     def asked(self, shape: Shape, count: int) -> Fraction:
         """The budget, of which --keep says `count`."""
         return Fraction(count) if self.retain_ratio is None else Fraction(str(self.retain_ratio)) * shape.tokens
 
     def plan(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
-        """A look at the tower's attention, one cut of the whole video, and one in the decoder if asked for."""
+        """A look at the tower's attention, one cut of the whole video, and one in the decoder."""
         if shape.views < 2:
             raise UserError("--method holitom: compares neighbouring frames and needs 2 or more, not 1")
         look, asked = Stage("tower", shape.tower_last), self.asked(shape, budget.count(shape.tokens))
         if self.mode == "exact":
             return look, Stage("projected", keep=int(asked + Fraction(5 * shape.views, 4)), blanks=True)
         keep = max(1, int(asked))
-        inner = Stage("decoder", self.holitom_k - 1, keep=max(1, round(keep * (1 - self.holitom_r))))
-        return look, Stage("projected", keep=keep), *([inner] if self.inner else [])
+        return look, Stage("projected", keep=keep), *(self.merges(shape, keep) if keep < shape.tokens else ())
+
+    def merges(self, shape: Shape, keep: int) -> tuple[Stage, ...]:
+        """The cut in the decoder, where it leaves fewer than `keep`."""
+        left = max(1, round(keep * (1 - self.holitom_r)))
+        if not self.inner or left == keep:
+            return ()
+        (layer,) = at_depth(LAYERS, DEPTH, shape.decoder_layers) or LAYERS
+        return (Stage("decoder", layer if self.holitom_k is None else self.holitom_k - 1, keep=left),)
 
     def select(self, taps: Taps, stage: Stage) -> Selection:
         """Attention, carried from the tower; behind the projector the merged and the kept rows."""
@@ -116,7 +136,7 @@ class HoliTom(Reducer):
             return Selection(carry={"attention": received(taps, scored_layer(taps.shape, stage.layer))})
         assert stage.keep is not None
         if stage.stack == "decoder":
-            scores = taps.span_of(taps.rows(stage.layer, "last").mean(1))[:, :, 0]
+            scores = by_last(taps, stage.layer)
             rows = taps.span_of(taps.hidden(stage.layer).transpose(1, 2)).transpose(2, 3)
             kept = top_k(scores, stage.keep)
             return Selection(indices=kept, mix=fold(rows, kept), mix_rows=tuple(range(stage.keep)), scores=scores)

@@ -1,4 +1,4 @@
-"""PruneVid, before the LLM: what stands still in a scene becomes one frame, and every frame a few clusters' means."""
+"""PruneVid: what stands still in a scene becomes one frame, every frame a few means, of which the text picks some."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from engines.errors import UserError
 from exporter.budget import Budget
 from exporter.maths.cluster import ABSENT, members, prominence
 from exporter.maths.density import distances
+from exporter.maths.depths import at_depth
 from exporter.maths.frames import frames
 from exporter.maths.patchwork import Patches, patchwork
 from exporter.maths.scenes import agreement, contiguous, scenes
+from exporter.maths.shares import Group, Pick, best, sizes
 from exporter.maths.slots import EMPTY
-from exporter.maths.windows import Windows, blend, constant, found, inside, split, together
-from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
+from exporter.maths.windows import Split, Windows, blend, constant, found, inside, split, together
+from exporter.maths.words import loudest
+from exporter.reducer import Positions, Reducer, Selection, Shape, Stage, Taps
 from exporter.select import ranked
 
 FEW = 14  # so many rows stay as they are
+LAYERS, DEPTH = (10,), 32  # behind which the text picks
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,10 @@ class PruneVid(Reducer):
     window. Of n rows c are centres: the largest `delta rho` (`cluster.prominence`, k neighbours); each row
     joins the nearest, and the mean of each cluster stays, the highest peak first. All fp32. Rows stand window by
     window, still ones first, then frame by frame; each has the place of its centre, in the window's first frame where
-    it was still. They are numbered anew. Budget: tokens of the whole video.
+    it was still. They are numbered anew. In the decoder the text picks: behind layer `selected_layer` the part alpha of
+    a window's still rows stays, and of each frame's others, `int(alpha n)` of n: the largest `max over heads and text
+    rows behind the video of A`. The caches of the layers up to there are cut likewise; positions stay. Budget: tokens
+    of the whole video that reach the decoder; with all of them nothing is cut there either.
 
     Attributes:
         mode: "fixed": windows of 1 / temporal_segment_ratio frames whose `still` share of most alike places is still;
@@ -42,6 +49,9 @@ class PruneVid(Reducer):
         temporal_segment_ratio: clusters of frames, as a part of the frames (exact), see `exporter.maths.scenes`.
         k: neighbours, of frames too.
         still: see mode (fixed).
+        llm: whether the text picks, in mode fixed; where `int(alpha n)` leaves nothing at all it does not.
+        alpha: as above.
+        selected_layer: as above, 0-based; by default 10 of 32, or at the same share of the depth.
 
     Raises:
         ValueError: an unknown mode or a parameter out of its range.
@@ -54,10 +64,13 @@ class PruneVid(Reducer):
     title = "PruneVid"
     paper = "PruneVid: Visual Token Pruning for Efficient Video Large Language Models"
     arxiv = "2412.16117"
+    site = "encoder + decoder"
+    positions = "keep"
     needs = frozenset({"video"})
     differences = (
         "by default windows, still places and counts are constants (ours); mode=exact finds them as the paper does",
-        "the merge before the LLM alone: the selection by the question's attention inside it is left out",
+        "mode=exact leaves the text's pick out, whose groups only the data would know; alpha is LightCompress' 0.4",
+        "several videos: each is picked from by the text behind it, rows of other videos left out",
         "groups of one frame or few rows: as many neighbours as there are (fixed)",
         "no random noise on densities; ties go to the lower index",
     )
@@ -68,28 +81,58 @@ class PruneVid(Reducer):
     temporal_segment_ratio: float = 0.25
     k: int = 7
     still: float = 0.5
+    llm: bool = True
+    alpha: float = 0.4
+    selected_layer: int | None = None
 
     def __post_init__(self) -> None:
         """Check the parameters."""
         if self.mode not in {"fixed", "exact"}:
             raise ValueError(f"mode is fixed or exact, not {self.mode}")
-        for name in ("cluster_ratio", "temporal_segment_ratio"):
+        for name in ("cluster_ratio", "temporal_segment_ratio", "alpha"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share above 0 up to 1, not {getattr(self, name)}")
         if not 0 <= self.still <= 1:
             raise ValueError(f"still is a share from 0 to 1, not {self.still}")
         if self.k < 1:
             raise ValueError(f"k {self.k} is less than 1")
+        layer = self.selected_layer
+        if layer is not None and (not isinstance(layer, int) or layer < 0):
+            raise ValueError(f"selected_layer {layer} is no number of a layer")
+
+    @property
+    def entry(self) -> Positions:
+        """Rows of a video follow each other; the decoder's cut leaves them their numbers."""
+        return "renumber"
 
     def plan(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
-        """One cut of the whole video."""
+        """One cut of the whole video, and one in the decoder."""
         if self.mode == "fixed":
-            return (Stage("projected", keep=budget.count(shape.tokens)),)
+            keep = budget.count(shape.tokens)
+            return (Stage("projected", keep=keep), *(self.picks(shape, keep) if keep < shape.tokens else ()))
         if shape.views < self.k:
             raise UserError(f"--method prunevid: mode=exact needs {self.k} or more frames (k), not {shape.views}")
         if int(shape.views * self.temporal_segment_ratio) < 1:
             raise UserError(f"--method prunevid: no cluster for {shape.views} frames; give more temporal_segment_ratio")
         return (Stage("projected", keep=self.most(shape), blanks=True),)
+
+    def picks(self, shape: Shape, keep: int) -> tuple[Stage, ...]:
+        """The cut in the decoder and that of the caches behind it, where they leave some of `keep` rows."""
+        groups = tuple(map(self.quota, sizes(self.split(shape, keep))))
+        left = sum(stay for _, stay in groups)
+        if not self.llm or left in {0, keep}:
+            return ()
+        (layer,) = at_depth(LAYERS, DEPTH, shape.decoder_layers) or LAYERS
+        layer = layer if self.selected_layer is None else self.selected_layer
+        return Pick("decoder", layer, keep=left, groups=groups), Stage("decoder", layer, at="kv", since=0)
+
+    def quota(self, rows: int) -> Group:
+        """How many of a group's rows the text picks."""
+        return rows, int(rows * self.alpha)
+
+    def split(self, shape: Shape, keep: int) -> Split:
+        """Windows and counts that are constant (fixed)."""
+        return split(shape, round(1 / self.temporal_segment_ratio), self.still, keep)
 
     def clusters(self, rows: int) -> int:
         """Clusters of a group of rows (exact)."""
@@ -107,7 +150,10 @@ class PruneVid(Reducer):
         return best[-1]
 
     def select(self, taps: Taps, stage: Stage) -> Selection:
-        """The means of clusters, of still places and of each frame."""
+        """The means of clusters, of still places and of each frame; or those that the text looks at."""
+        if isinstance(stage, Pick):
+            scores = loudest(taps, stage.layer)
+            return Selection(indices=best(scores, stage.groups), scores=scores)
         assert stage.keep is not None
         video, views = frames(taps), taps.shape.views
         windows, merged, single = self.layout(video, stage.keep, taps.shape)
@@ -121,7 +167,7 @@ class PruneVid(Reducer):
         """Windows, and how many rows `[B,H]` and `[B,F]` int64 their still places and each frame leave."""
         share = self.temporal_segment_ratio
         if self.mode == "fixed":
-            fixed = split(shape, round(1 / share), self.still, keep)
+            fixed = self.split(shape, keep)
             windows = constant(fixed.sizes, agreement(video, inside(fixed.sizes)), fixed.still)
             return windows, torch.tensor([fixed.merged]), torch.tensor([fixed.single])
         labels = contiguous(scenes(video.mean(2), int(shape.views * share), self.k))

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from engines.bundle import FORMAT
 from engines.forms import parse_forms
 from engines.session import Session
 from engines.videos import Video
@@ -56,21 +57,18 @@ def contract(model):
     inputs |= {"text": ["input_ids", "attention_mask"]} if model.reads == "clip" else {}
     past = [f"past_key_values.{layer}.{kind}" for layer in range(2) for kind in ("key", "value")]
     if model.second:
-        inputs["prefill"] = [
-            "inputs_embeds",
-            "attention_mask",
-            "position_ids",
-            "span_starts",
-            "carry.score",
-        ]
-        groups = [f"{name}.{g}" for g in range(2) for name in ("attention_mask", "position_ids")]
+        spans = [] if model.buckets else ["span_starts", "carry.score"]
+        inputs |= {name: ["inputs_embeds", "attention_mask", "position_ids", *spans] for name in model.prefills}
+        kinds = ["attention_mask", *([] if model.evict else ["position_ids"]), *(["slots"] if model.static else [])]
+        groups = [f"{name}.{g}" for g in range(2) for name in kinds]
         inputs["decode"] = ["inputs_embeds", *groups, *past, *(["key_bias.1"] if model.key_bias else [])]
+        inputs |= {"evict": ["attention_mask.0", "attention_mask.1", *past]} if model.evict else {}
     else:
         inputs["decoder"] = ["inputs_embeds", "attention_mask", "position_ids", *past]
+    outputs = {"decode": ["logits", *(["kept_mask.1"] if model.held else [])]}
     limits = {"images": model.images, "max_batch": model.max_batch, "max_length": model.max_length}
-    ends = [[0, 1], [1, 2]] if model.second else [[0, 2]]
     return {
-        "format": 2,
+        "format": FORMAT,
         "recipe": limits,
         "model": {
             "image_token_id": IMAGE,
@@ -84,15 +82,45 @@ def contract(model):
         "plan": [],
         "pictures": [form_entry(model, name) for name in ("", *model.forms)],
         "positions": model.positions,
-        "groups": [{"layers": pair, "tokens": model.second if pair[0] else model.keep} for pair in ends],
+        "groups": group_entries(model),
+        "ran": [model.keep, model.second or model.keep],
+        **calls(model),
         "parts": {
             part: {
-                "inputs": [{"name": name, "dtype": "float32", "shape": ["rows", SEGMENT]} for name in names],
-                "outputs": [],
+                "inputs": [port(name) for name in names],
+                "outputs": [port(name) for name in outputs.get(part, ())],
                 "files": {"fp32": f"onnx/{part}.fp32.onnx"},
             }
             for part, names in inputs.items()
         },
+    }
+
+
+def port(name):
+    return {"name": name, "dtype": "float32", "shape": ["rows", SEGMENT]}
+
+
+def group_entries(model):
+    first = {"tokens": model.keep, "fixed": None}
+    if not model.second:
+        return [{"layers": [0, 2], **first}]
+    return [{"layers": [0, 1], **first}, {"layers": [1, 2], "tokens": model.second, "fixed": model.held or None}]
+
+
+def calls(model):
+    """How the parts of a split decoder are called."""
+    found = []
+    if model.second:
+        whole = bool(model.buckets)
+        spans = {name: size if whole else model.keep for name, size in model.prefills.items()}
+        found = [{"part": name, "tokens": size, "whole": whole} for name, size in spans.items()]
+    return {
+        "prefill": found,
+        "states": [],
+        "warm_up": model.warm,
+        "slot_positions": model.evict > 0,
+        "kv": {"form": "static" if model.static else "growing", "capacity": model.capacity},
+        "evict": {"above": model.evict} if model.evict else None,
     }
 
 
@@ -166,9 +194,11 @@ SINGLE = {"keep": 5}
 KEEP = {"keep": 5, "positions": "keep"}
 SPLIT = {"keep": 5, "positions": "keep", "second": 2}
 BIASED = {**SPLIT, "key_bias": True}
+STATIC = {**BIASED, "static": True}
 MROPE = {"keep": 5, "positions": "mrope"}
 EMPTY = {"keep": 5, "empty": 2}
-MODELS = [SINGLE, KEEP, SPLIT, BIASED, MROPE, EMPTY, {**SPLIT, "empty": 1}, {**SPLIT, "positions": "mrope"}]
+AXES = {**SPLIT, "positions": "mrope"}
+MODELS = [SINGLE, KEEP, SPLIT, BIASED, STATIC, MROPE, EMPTY, {**SPLIT, "empty": 1}, AXES]
 UNCUT = [SINGLE, KEEP, MROPE, EMPTY]  # their decoder is one part
 
 PROMPTS = [[5, IMAGE, 9, 10, 8, 6, 7], [5, 9, 16], [5, IMAGE, 13, IMAGE, 16, 9, 10, 11, 12]]

@@ -18,6 +18,10 @@ class NumpyModel:
 
     `forms` are vision parts beside the first: tiles keep two rows more, videos three. `empty`: the worst so many of a
     picture's slots hold no token. `reads`: what the first vision part reads beside the picture, text or clip.
+
+    Of a split decoder: `buckets` are lengths that prompts are padded to, and nothing is cut then; `warm` requests go
+    through a part that cuts nothing; `static` caches have a constant length; `held`: so many slots of the second
+    layer's cache stay at every step, the newest; `evict`: positions are slots, and so many stay between two turns.
     """
 
     positions: str = "renumber"
@@ -27,6 +31,11 @@ class NumpyModel:
     reads: str = ""
     second: int | None = None
     key_bias: bool = False
+    buckets: tuple[int, ...] = ()
+    warm: int = 0
+    static: bool = False
+    held: int = 0
+    evict: int = 0
     images: int = 2
     max_batch: int = 4
     max_length: int = 200
@@ -43,8 +52,20 @@ class NumpyModel:
         for name in ("0.o", "1.o", "0.q", "1.q"):
             self.weights[name] *= 3  # what went before counts, so that answers differ
 
+    @property
+    def prefills(self):
+        """For each part that reads prompts, how many rows of a span it leaves to the second layer."""
+        if self.buckets:
+            return {f"prefill.{size}": size for size in self.buckets}
+        return {**({"prefill.warm": self.keep} if self.warm else {}), "prefill": self.second}
+
+    @property
+    def capacity(self):
+        return [self.max_length, self.max_length - self.images * (self.keep - self.second)] if self.static else []
+
     def parts(self):
-        split = {"prefill": self.prefill, "decode": self.decode}
+        split = {name: partial(self.prefill, name=name) for name in self.prefills} | {"decode": self.decode}
+        split |= {"evict": self.evicted} if self.evict else {}
         made = {"vision": self.vision, "embed": self.embed, **(split if self.second else {"decoder": self.decoder})}
         made |= {f"vision.{name}": partial(self.vision, name=name) for name in self.forms}
         return made | ({"text": self.text} if self.reads == "clip" else {})
@@ -95,22 +116,35 @@ class NumpyModel:
 
     def decode(self, feeds):
         self.calls.append("decode")
-        return self._decode(
+        new = feeds["inputs_embeds"].shape[1]
+        outputs = self._decode(
             feeds,
             lambda layer: feeds[f"attention_mask.{layer}"],
-            lambda layer: feeds[f"position_ids.{layer}"],
+            lambda layer: _ranks(feeds[f"attention_mask.{layer}"])[:, -new:] if self.evict
+            else feeds[f"position_ids.{layer}"],
             lambda layer: feeds.get(f"key_bias.{layer}", np.zeros(feeds[f"attention_mask.{layer}"].shape)),
-        )
+        )  # fmt: skip
+        return outputs | (_newest(outputs, 1, feeds["attention_mask.1"], self.held) if self.held else {})
 
-    def prefill(self, feeds):
-        self.calls.append("prefill")
+    def evicted(self, feeds):
+        self.calls.append("evict")
+        past = {name.replace("past_key_values", "present"): values for name, values in feeds.items()}
+        outputs = {}
+        for layer in range(2):
+            outputs |= _newest(past, layer, feeds[f"attention_mask.{layer}"], self.evict)
+        following = [outputs[f"kept_mask.{layer}"].sum(1) for layer in range(2)]
+        return outputs | {"next_position": np.stack(following, 1)}
+
+    def prefill(self, feeds, name="prefill"):
+        self.calls.append(name)
         mask, positions = feeds["attention_mask"], feeds["position_ids"]
         outputs, hidden = {}, feeds["inputs_embeds"].astype(np.float64)
         hidden, outputs["present.0.key"], outputs["present.0.value"] = self._layer(
             0, hidden, mask, positions, np.zeros(mask.shape)
         )
-        starts = feeds["span_starts"]
-        rows = self._rows_kept(mask, starts, feeds["carry.score"])
+        starts = feeds.get("span_starts", np.zeros((len(mask), 0), np.int64))
+        assert not self.buckets or mask.shape[1] == self.prefills[name]
+        rows = self._rows_kept(mask, starts, feeds.get("carry.score"), self.prefills[name])
         hidden = np.take_along_axis(hidden, rows[..., None], 1)
         later = [np.take_along_axis(array, np.broadcast_to(rows, (*array.shape[:-1], rows.shape[1])), -1)
                  for array in (mask, positions)]  # fmt: skip
@@ -124,6 +158,9 @@ class NumpyModel:
             "logits": self._logits(hidden, later[0]),
         }
         outputs |= {"next_position": np.stack([following, following], 1)}
+        if self.held:
+            cut = _newest(outputs, 1, later[0], self.held)
+            outputs |= cut | {"attention_mask.1": cut.pop("kept_mask.1")}
         return outputs | ({"key_bias.1": bias.astype(np.float32)} if self.key_bias else {})
 
     # Their inside.
@@ -134,22 +171,29 @@ class NumpyModel:
         for layer in range(2):
             past = [feeds[f"past_key_values.{layer}.{kind}"] for kind in ("key", "value")]
             assert past[0].shape[2] > 0
+            slots = feeds.get(f"slots.{layer}") if self.static else None
             hidden, outputs[f"present.{layer}.key"], outputs[f"present.{layer}.value"] = self._layer(
-                layer, hidden, mask(layer), positions(layer), bias(layer), past
+                layer, hidden, mask(layer), positions(layer), bias(layer), past, slots
             )
-        return outputs | {"logits": self._logits(hidden, mask(0)[:, -new:])}
+        fresh = np.take_along_axis(mask(0), feeds["slots.0"], 1) if self.static else mask(0)[:, -new:]
+        return outputs | {"logits": self._logits(hidden, fresh)}
 
-    def _layer(self, layer, hidden, mask, positions, bias, past=None):
+    def _layer(self, layer, hidden, mask, positions, bias, past=None, slots=None):
         def heads(name):
             return (hidden @ self.weights[f"{layer}.{name}"]).reshape(*hidden.shape[:2], HEADS, WIDTH).swapaxes(1, 2)
 
-        query, key, value = _turned(heads("q"), positions), _turned(heads("k"), positions), heads("v")
-        if past:
+        query, key, value = _turned(heads("q"), positions), heads("k"), heads("v")
+        key = key if self.evict else _turned(key, positions)
+        if slots is not None:
+            key, value = (_written(*pair, slots) for pair in zip(past, (key, value), strict=True))
+        elif past:
             key, value = np.concatenate([past[0], key], 2), np.concatenate([past[1], value], 2)
-        slots, new = key.shape[2], query.shape[2]
-        causal = np.arange(slots)[None] <= np.arange(new)[:, None] + slots - new
-        allowed = causal[None, None] & (mask[:, None, None] > 0)
-        scores = query @ key.swapaxes(2, 3) / np.sqrt(WIDTH) + bias[:, None, None]
+        count, new = key.shape[2], query.shape[2]
+        seen = _turned(key, _ranks(mask)) if self.evict else key
+        places = np.arange(new)[None] + count - new if slots is None else slots
+        causal = np.arange(count) <= places[..., None]
+        allowed = causal[:, None] & (mask[:, None, None] > 0)
+        scores = query @ seen.swapaxes(2, 3) / np.sqrt(WIDTH) + bias[:, None, None]
         weights = np.exp(np.where(allowed, scores - scores.max(-1, keepdims=True), NEGATIVE)) * allowed
         mixed = weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300) @ value
         hidden = hidden + mixed.swapaxes(1, 2).reshape(hidden.shape) @ self.weights[f"{layer}.o"]
@@ -161,11 +205,11 @@ class NumpyModel:
         row = np.take_along_axis(hidden, last, 1)
         return (row @ self.weights["head"]).astype(np.float32)
 
-    def _rows_kept(self, mask, starts, scores):
-        """The rows that go on to the second layer: of every span the `second` best, and all rows of text."""
+    def _rows_kept(self, mask, starts, scores, best):
+        """The rows that go on to the second layer: of every span so many of the best, and all rows of text."""
         dropped = np.zeros(mask.shape, bool)
         for b, span in np.ndindex(starts.shape):
-            worst = np.argsort(-scores[b, span], kind="stable")[self.second :]
+            worst = np.argsort(-scores[b, span], kind="stable")[best:]
             dropped[b, starts[b, span] + worst] = True
         return np.stack([np.flatnonzero(~row) for row in dropped])
 
@@ -178,3 +222,26 @@ def _turned(heads, positions):
     return np.concatenate(
         [even * np.cos(angles) - odd * np.sin(angles), even * np.sin(angles) + odd * np.cos(angles)], -1
     )
+
+
+def _ranks(mask):
+    """For each slot, how many before it hold a token."""
+    return (mask.cumsum(1) - 1).clip(0)
+
+
+def _written(past, new, slots):
+    past = past.copy()
+    for b, row in enumerate(slots):
+        assert (row < past.shape[2]).all()
+        past[b][:, row] = new[b]
+    return past
+
+
+def _newest(outputs, layer, mask, count):
+    """Of one layer's cache so many slots that hold a token, in order, and which of them do."""
+    order = [np.flatnonzero(row)[-count:] for row in mask]
+    kept = np.stack([np.arange(count) < len(each) for each in order]).astype(np.int64)
+    order = np.stack([np.pad(each, (0, count - len(each))) for each in order])
+    names = [f"present.{layer}.{kind}" for kind in ("key", "value")]
+    cut = {name: np.take_along_axis(outputs[name], order[:, None, :, None], 2) for name in names}
+    return cut | {f"kept_mask.{layer}": kept}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.bundle import contract_hash, hash_file, open_bundle, verify
+from engines.bundle import FORMAT, contract_hash, hash_file, open_bundle, verify
 from engines.errors import UserError
 from engines.json_file import LARGEST
 
@@ -28,11 +28,12 @@ def folder(tmp_path):
     (root / "tokenizer.json").write_bytes(b"{}")
     files = {f: record(root / f) for f in ("onnx/vision.fp32.onnx", "tokenizer.json")}
     contract = {key: {} for key in ("recipe", "model")}
-    contract |= {"plan": [], "groups": [], "pictures": [], "positions": "keep"}
+    contract |= {key: [] for key in ("plan", "groups", "ran", "prefill", "states", "pictures")}
+    contract |= {"positions": "keep", "warm_up": 0, "slot_positions": False, "kv": {}}
     names = {"fp32": "onnx/vision.fp32.onnx"}
     contract["parts"] = {"vision": {"inputs": [TENSOR], "outputs": [TENSOR], "files": names}}
     contract["engines"] = {"ort-cpu": {"dtype": "fp32", "files": {"vision": "onnx/vision.fp32.onnx"}}}
-    write(root, {"format": 2, **contract, "files": files})
+    write(root, {"format": FORMAT, **contract, "files": files})
     return root
 
 
@@ -120,7 +121,8 @@ def test_parts_and_engines_name_recorded_files_only(folder):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda c: c.update(format=1), "not bundle format 2"),
+        (lambda c: c.update(format=2), "not bundle format 3; open it with the tp-export version that wrote it"),
+        (lambda c: c.pop("prefill"), "'prefill' is missing"),
         (lambda c: c.pop("groups"), "'groups' is missing"),
         (lambda c: c.update(files=[]), "'files' is missing or not a dict"),
         (lambda c: c["files"]["tokenizer.json"].pop("sha256"), "record of 'tokenizer.json'"),

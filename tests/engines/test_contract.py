@@ -1,7 +1,8 @@
 import pytest
 
-from engines.contract import engine_files, parse
+from engines.contract import parse
 from engines.errors import UserError
+from engines.targets import engine_files
 from tests.engines.numpy_bundle import SEGMENT, SINGLE, SPLIT, contract, with_engines
 from tests.engines.numpy_model import GRID, IMAGE, PATCHES, VIDEO, NumpyModel
 

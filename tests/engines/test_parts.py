@@ -17,11 +17,11 @@ def make(dtype="fp32", **settings):
 def test_carried_scores_stand_by_prompt_and_picture():
     parts = make(**SPLIT)
     seen = Sight(parts).see([picture(n) for n in range(3)])
-    carried = parts.carried([1, 0, 2], seen)["carry.score"]
+    carried = parts.carried("prefill", [1, 0, 2], seen)["carry.score"]
     scores = [each["carry.score"] for each in seen]
     zero = np.zeros_like(scores[0])
     np.testing.assert_array_equal(carried, [[scores[0], zero], [zero, zero], [scores[1], scores[2]]])
-    assert not parts.carried([0], [])["carry.score"].any()
+    assert not parts.carried("prefill", [0], [])["carry.score"].any()
 
 
 def test_half_precision_reaches_the_parts():

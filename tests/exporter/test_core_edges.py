@@ -11,6 +11,7 @@ from exporter import registry
 from exporter.attention import register
 from exporter.budget import Budget
 from exporter.checkpoint import open_checkpoint
+from exporter.line import Line
 from exporter.models.llava import Llava
 from exporter.parts.base import Job
 from exporter.parts.embed import EmbedPart
@@ -42,15 +43,16 @@ def test_merged_rows_have_the_same_position_and_bias_in_the_reference():
     stage = Stage("decoder", 0, keep=2, extra=1)
     selection = Selection(torch.tensor([[[1, 3]]]), mix=torch.ones(1, 1, 1, 4))
     hidden, positions, bias = torch.zeros(1, 8, 1), torch.arange(8) + 100, torch.arange(8.0) + 10
-    surgeon = Surgeon(None, Keeps(), (), "projected", (2,), 4, 8, positions=positions, bias=bias)
-    surgeon._cut(stage, selection, hidden)
+    line, _, _ = Line.of((2,), 4, 8, positions=positions, bias=bias).cut(
+        stage, selection, hidden, selection.indices[0], renumber=False
+    )
     valid = torch.ones(1, 8) > 0
     before = Sequence(
         hidden, torch.tensor([[2]]), 4, torch.arange(4).expand(1, 1, 4), valid, positions[None], bias[None]
     )
     after = cut(before, stage, selection, renumber=False)
-    assert surgeon.positions.tolist() == after.positions[0].tolist()
-    assert surgeon.bias.tolist() == after.bias[0].tolist()
+    assert line.positions.tolist() == after.positions[0].tolist()
+    assert line.bias.tolist() == after.bias[0].tolist()
 
 
 class Biased(Reducer):
@@ -69,7 +71,7 @@ def test_logits_behind_a_key_bias_are_the_same_in_the_reference():
     model = tiny_model()
     family = Llava(model.config, model)
     stages = (Stage("tower", 0), Stage("tower", 1))
-    surgeon = Surgeon(family, Biased(), stages, "tower", (1,), 4, 5)
+    surgeon = Surgeon(family, Biased(), stages, "tower", Line.of((1,), 4, 5))
     pixels = torch.randn(1, 3, 8, 8)
     with surgeon.at_work(), torch.no_grad():
         family.stock_tower(pixels)

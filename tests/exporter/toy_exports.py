@@ -19,8 +19,9 @@ def install():
 
 
 @cache
-def toy(name, folder, images=1, targets=("ort-cpu",)):
+def toy(name, folder, images=1, targets=("ort-cpu",), **more):
     """Export the demo model with one toy; parity must pass, or this raises."""
     install()
-    recipe = Recipe(method=name, keep="32", targets=targets, images=images)
-    return export(recipe, folder / f"{name}-{images}-{targets[0]}", Console(quiet=True))
+    recipe = Recipe(**{"method": name, "keep": "32", "targets": targets, "images": images} | more)
+    mark = "-".join(str(value).replace("/", "") for value in more.values())
+    return export(recipe, folder / f"{name}-{images}-{targets[0]}{mark}", Console(quiet=True))

@@ -85,7 +85,7 @@ def _masking(case: Arrays, cfg: dict[str, Any], decoder: Decoder) -> Check:
     def run(embeds: Tensor, steps: Tensor) -> Mapping[str, Tensor]:
         played = play(decoder, reducer, every, embeds, start, width)
         layers, seen = range(decoder.layers), played.walk.outputs
-        out = played.run(list(steps))
+        out = played.run([steps.flatten(0, 1).transpose(0, 1)])[0]  # both at once: causal, and half the graph
         alive = torch.stack([seen[f"alive.{layer}"].to(torch.int64) for layer in layers])
         rows = text.to(torch.int64).expand(len(layers), -1)
         return {
@@ -94,7 +94,7 @@ def _masking(case: Arrays, cfg: dict[str, Any], decoder: Decoder) -> Check:
             "n_visual_after_layer": alive.sum(1),
             "hidden_prefill_masked": played.hidden,
             "hidden_prefill_last_token": played.hidden[:, -1],
-            **{f"dec_hidden_t{number}": hidden for number, hidden in enumerate(out)},
+            **{f"dec_hidden_t{number}": out[:, number : number + 1] for number in range(len(steps))},
         }
 
     names = ("importance_raw_per_layer", "keep_mask_after_layer", "n_visual_after_layer", "hidden_prefill_masked")

@@ -32,7 +32,8 @@ def _layer(case: Arrays, reducer: DART) -> Check:
 
     def run(states: Tensor, keys: Tensor) -> Mapping[str, Tensor]:
         seen = {1: Seen({"out": states[None]}, qkv={True: QKV(keys[None], keys[None], keys[None])})}
-        taps = EagerTaps((start,), length, len(states), seen, Shape(length, Grid(1, length)))
+        shape = Shape(length, Grid(1, length))
+        taps = EagerTaps((start,), length, len(states), seen, shape, norm=lambda x: x)  # it is behind the norm
         found = {}
         for name, share in shares.items():
             stage = Stage("decoder", 1, keep=reducer.pivot_image + count * share)

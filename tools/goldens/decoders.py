@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from exporter.attention import Tape, fused
-from exporter.caches import Cached, groups_of
+from exporter.caches import KV, Cached, groups_of
+from exporter.parts.evict import CacheTaps, left
 from exporter.reducer import Grid, Reducer, Shape, Stage
 from exporter.sequence import Sequence as Rows
 from exporter.stack import Block, Rope, Stack, Walk
@@ -120,6 +121,9 @@ class Played:
     reducer: Reducer
     steps: tuple[Stage, ...] = ()
     span: Tensor | None = None
+    slots: list[Tensor] = field(default_factory=list)  # by group, as the last run left them
+    places: list[Tensor] = field(default_factory=list)
+    past: dict[int, KV] = field(default_factory=dict)  # by layer
 
     def cache(self) -> dict[str, Tensor]:
         """`k_cache_lN` and `v_cache_lN` of every layer."""
@@ -131,12 +135,14 @@ class Played:
         """Slots of each layer."""
         return torch.tensor([cached.key.shape[2] for cached in self.caches])
 
-    def run(self, embeds: Sequence[Tensor]) -> list[Tensor]:
-        """Rows `[B,1,C]` fed one after another; their states behind the final norm."""
+    def run(self, embeds: Sequence[Tensor], *, more: bool = False) -> list[Tensor]:
+        """Rows `[B,T,C]` fed one after another; the states behind the final norm. `more`: after those of the last run."""
         groups, out = groups_of(self.caches), list[Tensor]()
         heads = [self.caches[group.first] for group in groups]
-        slots, places = [head.valid for head in heads], [head.next_position for head in heads]
-        past = {n: (cached.key, cached.value) for n, cached in enumerate(self.caches)}
+        if not more:
+            self.slots, self.places = [head.valid for head in heads], [head.next_position for head in heads]
+            self.past = {n: (cached.key, cached.value) for n, cached in enumerate(self.caches)}
+        slots, places, past = self.slots, self.places, self.past
         for x in embeds:
             shape = self.walk.shape
             step = Step(self.decoder.stack, self.reducer, self.steps, shape, x, self.span, self.state)
@@ -151,9 +157,22 @@ class Played:
                 step.run(group, slots[number], at, bias, past)
                 slots[number] = step.kept.get(group.first, slots[number])
                 places[number] = places[number] + x.shape[1]
-            past, self.state = step.present, {**self.state, **step.following}
+            self.past = past = step.present
+            self.state = {**self.state, **step.following}
             out.append(self.decoder.norm(step.hidden))
         return out
+
+    def evict(self, stages: Sequence[Stage]) -> list[Tensor]:
+        """Between two runs: the places `[B,Hkv,K]` that the reducer leaves of each layer's cache."""
+        found = list[Tensor]()
+        for number, group in enumerate(groups_of(self.caches)):
+            taps = CacheTaps(self.slots[number], self.state)
+            for stage in (stage for stage in stages if stage.layer in group.layers):
+                indices = self.reducer.between(taps, stage).indices  # type: ignore[arg-type]
+                assert indices is not None
+                found.append(indices)
+                self.past[stage.layer], self.slots[number] = left(self.reducer, stage, taps, self.past[stage.layer])
+        return found
 
 
 def play(

@@ -41,7 +41,7 @@ def checks(case: Arrays) -> Iterator[Check]:
 def play(method: DyCoke, video: Tensor) -> Tensor:
     """What the method keeps of one video `[F,L,D]`."""
     taps = video_taps(video[None])
-    (stage,) = method.plan(taps.shape, Budget("1"))
+    stage, *_ = method.plan(taps.shape, Budget("1"))
     chosen = method.select(taps, stage).indices
     assert chosen is not None
     return chosen[0, 0]

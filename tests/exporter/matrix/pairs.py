@@ -21,6 +21,7 @@ from exporter.registry import families, method, method_names
 from tests.exporter import tiny_llava
 from tests.exporter.models import (
     tiny_clip,
+    tiny_llama,
     tiny_llava_next,
     tiny_llava_onevision,
     tiny_qwen2_5_vl,
@@ -29,9 +30,19 @@ from tests.exporter.models import (
 from tests.exporter.models.tiny_files import furnish
 
 SIDE, WIDTH, HEADS, LAYERS = 8, 128, 4, 4  # with fewer heads TensorRT has no fused decoder attention
-SIZES = {"side": SIDE, "width": WIDTH, "layers": LAYERS, "heads": HEADS}
+DECODER_LAYERS = 4
+SIZES = {"side": SIDE, "width": WIDTH, "layers": LAYERS, "heads": HEADS, "decoder_layers": DECODER_LAYERS}
 KEEP = "25%"
 BUDGETS = {"dycoke": "60%"}  # whole frames must fit
+# Lengths that hold a picture and a question.
+BUCKETS = {
+    "Llama": (32, 64),
+    "Llava": (128,),
+    "LlavaNext": (256,),
+    "LlavaOnevision": (128,),
+    "Qwen25VL": (160,),
+    "VideoLlava": (576,),
+}
 PARAMS = {"mustdrop": {"window": "2x2"}}  # which tiles 8x8 patches
 
 
@@ -64,8 +75,10 @@ def options(made, kind):
     said = {"LlavaNext": {"grids": ("1x2",)}, "Qwen25VL": {"image_size": "64x64"}}.get(kind, {})
     if kind == "LlavaOnevision" and "video" in made.needs:
         said = {"input": "video", "frames": 8}
-    if "clip" in made.needs:
-        said = {**said, "aux": {"clip": "clip"}}
+    if made.prompt:
+        said = {**said, "buckets": BUCKETS[kind]}
+    if aux := made.needs & {"clip", "router"}:
+        said = {**said, "aux": {role: role for role in aux}}
     return said
 
 
@@ -94,7 +107,7 @@ def _llama_config():
         vocab_size=704,
         hidden_size=WIDTH,
         intermediate_size=96,
-        num_hidden_layers=2,
+        num_hidden_layers=DECODER_LAYERS,
         num_attention_heads=HEADS,
         num_key_value_heads=2,
         max_position_embeddings=2048,
@@ -142,7 +155,7 @@ def _qwen(folder):
     told = json.loads(config.to_json_string())
     told["vision_config"] |= {"hidden_size": WIDTH, "intermediate_size": 96, "depth": LAYERS, "num_heads": HEADS}
     told["vision_config"] |= {"out_hidden_size": WIDTH, "fullatt_block_indexes": [1, 3]}
-    told["text_config"] |= {"hidden_size": WIDTH, "intermediate_size": 96, "num_hidden_layers": 2}
+    told["text_config"] |= {"hidden_size": WIDTH, "intermediate_size": 96, "num_hidden_layers": DECODER_LAYERS}
     del told["text_config"]["layer_types"]
     told["text_config"] |= {"num_attention_heads": HEADS, "num_key_value_heads": 2}
     told["text_config"]["rope_parameters"]["mrope_section"] = [4, 6, 6]
@@ -152,6 +165,7 @@ def _qwen(folder):
 
 
 WRITERS = {
+    "Llama": lambda at: tiny_llama.write(at, _random(tiny_llama.tiny_model(width=WIDTH, heads=HEADS, kv_heads=2))),
     "Llava": _llava,
     "LlavaNext": _llava_next,
     "LlavaOnevision": lambda at: tiny_llava_onevision.write(at, _random(tiny_llava_onevision.tiny_model(**SIZES))),

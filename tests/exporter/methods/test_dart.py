@@ -1,6 +1,7 @@
 """DART: pivots and what resembles them least."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,11 @@ def grown(rows, text, keep, mask=None, **fields):
 def kept(rows, text, keep):
     taps = hidden_taps(rows, inputs={"text": text, "text_mask": torch.ones(text.shape[:2], dtype=torch.bool)})
     return DART().select(taps, Stage("projected", keep=keep)).indices
+
+
+def normed(states):
+    """A final norm of uneven weights."""
+    return states / states.square().mean(-1, keepdim=True).sqrt() * torch.linspace(0.2, 3, states.shape[-1])
 
 
 def deep(states, keys, starts, width, keep, **fields):
@@ -70,7 +76,7 @@ def test_layer_takes_text_behind_the_span_and_outside_of_others(keep):
     starts, width = (5, 35), 25
     found = deep(states, keys, starts, width, keep).tolist()
     norms = keys.abs().sum((1, 3))
-    for one, strength, spans in zip(states, norms, found, strict=True):
+    for one, strength, spans in zip(normed(states), norms, found, strict=True):
         for start, got in zip(starts, spans, strict=True):
             text = [i for i in range(start + width, 70) if not any(s <= i < s + width for s in starts)]
             image = strongest(strength[start : start + width], 4)
@@ -125,6 +131,9 @@ def test_plans_and_needs_follow_the_form():
     assert embed.plan(shape, Budget("132")) == (Stage("projected", keep=132),)
     assert layer.plan(shape, Budget("132")) == (Stage("decoder", 4, keep=132),)
     assert (embed.needs, layer.needs) == ({"text"}, set())
+    for layers, after in ((32, 1), (80, 2), (2, 0)):
+        (stage,) = DART(form="layer").plan(replace(shape, decoder_layers=layers), Budget("132"))
+        assert stage.layer == after
 
 
 @pytest.mark.parametrize(
@@ -137,6 +146,7 @@ def test_plans_and_needs_follow_the_form():
         {"pivot_image": "0"},
         {"pivot_text": "-1"},
         {"layer": "0"},
+        {"layer": "deep"},
     ],
 )
 def test_a_mistake_is_one_line(params):

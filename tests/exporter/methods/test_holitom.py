@@ -1,5 +1,6 @@
 """HoliTom: recorded vectors and a plain loop for the exact form; constant counts for the fixed one."""
 
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from math import ceil
@@ -24,7 +25,10 @@ from tests.exporter.methods.common import (
     play_case,
     uniform,
 )
+from tests.exporter.methods.plain_decoder import causal
 from tests.exporter.methods.scenery import peaks, rows_of, same, scenery
+from tests.exporter.methods.small_decoder import WIDTH, small_decoder
+from tools.goldens.decoders import play
 
 
 def selected(video, weights, keep, **parameters):
@@ -165,25 +169,59 @@ def test_attention_is_what_a_patch_receives():
     torch.testing.assert_close(carried, maps.mean((1, 2))[:, None])
 
 
+SHAPE = Shape(196, Grid(14, 14), tower_layers=27, tower_last=25, decoder_layers=28, views=32, video=True)
+
+
 def test_plan():
-    shape = Shape(196, Grid(14, 14), tower_layers=27, tower_last=25, decoder_layers=28, views=32, video=True)
     look = Stage("tower", 25)
-    assert make_plan("holitom", HoliTom(), shape, Budget("10%")) == (look, Stage("projected", keep=627))
+    plan = make_plan("holitom", HoliTom(), SHAPE, Budget("10%"))
+    assert plan == (look, Stage("projected", keep=627), Stage("decoder", 17, keep=314))
+    assert make_plan("holitom", HoliTom(inner=False), SHAPE, Budget("10%")) == plan[:2]
+    assert HoliTom(retain_ratio=0.2, holitom_k=3).plan(SHAPE, Budget("1"))[1:] == (
+        Stage("projected", keep=1254),
+        Stage("decoder", 2, keep=627),
+    )
     exact = HoliTom(mode="exact", retain_ratio=0.1)
-    assert exact.plan(shape, Budget("1")) == (look, Stage("projected", keep=667, blanks=True))  # 627.2 + 40
-    *_, inner = make_plan("holitom", HoliTom(inner=True), shape, Budget("10%"))
-    assert inner == Stage("decoder", 17, keep=314)
+    assert exact.plan(SHAPE, Budget("1")) == (look, Stage("projected", keep=667, blanks=True))  # 627.2 + 40
     with pytest.raises(UserError, match="decoder layer 40"):
-        make_plan("holitom", HoliTom(inner=True, holitom_k=41), shape, Budget("10%"))
+        make_plan("holitom", HoliTom(holitom_k=41), SHAPE, Budget("10%"))
     with pytest.raises(UserError, match="2 or more"):
         HoliTom().plan(Shape(196, Grid(14, 14), video=True), Budget("10"))
+
+
+@pytest.mark.parametrize(("layers", "after"), [(28, 17), (24, 15), (32, 19), (2, 0)])
+def test_the_decoder_merges_at_the_same_depth(layers, after):
+    assert HoliTom().plan(replace(SHAPE, decoder_layers=layers), Budget("10%"))[-1].layer == after
+
+
+def test_all_tokens_are_the_dense_model():
+    assert HoliTom().plan(SHAPE, Budget("100%"))[-1] == Stage("projected", keep=SHAPE.tokens)
+
+
+def test_the_decoder_merges_where_rows_stand():
+    decoder, rows, start, width = small_decoder(), normal(1, 30, WIDTH), 4, 20
+    played = play(decoder, HoliTom(), (Stage("decoder", 0, keep=8),), rows, start, width)
+    first = causal(decoder, 0, rows, torch.arange(30))
+    seen = first.attention[:, -1, start : start + width].mean(0)
+    kept = seen.sort(descending=True, stable=True).indices[:8].sort().values
+    span = first.hidden[:, start : start + width]
+    merged = fold(span[:, None], kept[None, None])[:, 0] @ span
+    x = torch.cat([first.hidden[:, :start], merged, first.hidden[:, start + width :]], 1)
+    places = torch.cat([torch.arange(start), kept + start, torch.arange(start + width, 30)])
+    for layer in (1, 2):
+        x = causal(decoder, layer, x, places).hidden
+    torch.testing.assert_close(played.hidden, decoder.norm(x))
+    assert played.lengths.tolist() == [30, 18, 18]
+    assert [cached.next_position.item() for cached in played.caches] == [30, 30, 30]
+    assert HoliTom().entry == "renumber"
 
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
         ({"mode": "fast"}, "fixed or exact"),
-        ({"mode": "exact", "inner": "true"}, "mode=fixed"),
+        ({"holitom_k": "0"}, "less than 1"),
+        ({"holitom_k": "half"}, "less than 1"),
         ({"retain_ratio": "0"}, "above 0 up to 1"),
         ({"retain_ratio": "much"}, "above 0 up to 1"),
         ({"beta": "1.5"}, "from 0 to 1"),

@@ -1,5 +1,6 @@
 """PruneVid: recorded vectors and a plain loop for the exact form; constant counts for the fixed one."""
 
+from dataclasses import replace
 from itertools import groupby
 
 import pytest
@@ -8,19 +9,23 @@ import torch
 from engines.errors import UserError
 from exporter.budget import Budget
 from exporter.maths.scenes import contiguous
+from exporter.maths.shares import Pick, sizes
 from exporter.methods.prunevid import PruneVid
 from exporter.plan import make_plan
 from exporter.reducer import Grid, Shape, Stage
 from exporter.registry import method
-from tests.exporter.methods.common import exported, golden_paths, hidden_taps, normal, play_case
+from tests.exporter.methods.common import attention, exported, golden_paths, hidden_taps, normal, play_case
+from tests.exporter.methods.plain_decoder import causal
 from tests.exporter.methods.scenery import peaks, rows_of, same, scenery
+from tests.exporter.methods.small_decoder import WIDTH, small_decoder
+from tools.goldens.decoders import play
 
 
 def selected(video, keep="100%", **parameters):
     """Selection for rows `[B,F,L,D]`."""
     taps = hidden_taps(video.flatten(1, 2), views=video.shape[1], video=True)
     reducer = PruneVid(**parameters)
-    (stage,) = reducer.plan(taps.shape, Budget(str(keep)))
+    stage, *_ = reducer.plan(taps.shape, Budget(str(keep)))
     return reducer.select(taps, stage)
 
 
@@ -86,7 +91,7 @@ def by_hand(video, *, tau=0.8, ratio=0.5, few=14):
 
 @pytest.mark.parametrize("path", golden_paths("prunevid"), ids=lambda path: path.stem)
 def test_golden(path):
-    assert len(play_case(path)) == 4
+    assert len(play_case(path)) == 6
 
 
 def test_labels_become_contiguous_as_by_the_loop():
@@ -161,10 +166,17 @@ def test_the_fixed_graph_is_what_pytorch_gives():
     exported(run, scenery(2, 6, 9))
 
 
+SHAPE = Shape(196, Grid(14, 14), views=32, video=True, decoder_layers=32)
+
+
 def test_plan():
-    shape = Shape(196, Grid(14, 14), views=32, video=True)
-    assert make_plan("prunevid", PruneVid(), shape, Budget("10%")) == (Stage("projected", keep=627),)
-    (stage,) = make_plan("prunevid", PruneVid(mode="exact"), shape, Budget("1"))
+    first, pick, compact = make_plan("prunevid", PruneVid(), SHAPE, Budget("10%"))
+    assert first == Stage("projected", keep=627)
+    assert (pick.layer, pick.keep, compact) == (10, 240, Stage("decoder", 10, at="kv", since=0))
+    assert sum(size for size, _ in pick.groups) == 627
+    assert all(stay == int(0.4 * size) for size, stay in pick.groups)
+    assert PruneVid(llm=False).plan(SHAPE, Budget("10%")) == (first,)
+    (stage,) = make_plan("prunevid", PruneVid(mode="exact"), SHAPE, Budget("1"))
     assert stage.keep >= 32 * 98
     assert stage.blanks
     with pytest.raises(UserError, match="7 or more"):
@@ -175,6 +187,101 @@ def test_plan():
         )
 
 
+@pytest.mark.parametrize(("layers", "given", "after"), [(32, {}, 10), (28, {}, 9), (2, {}, 0), (28, {"layer": 3}, 3)])
+def test_the_text_picks_at_the_same_depth(layers, given, after):
+    reducer = PruneVid(selected_layer=given.get("layer"))
+    stages = make_plan("prunevid", reducer, replace(SHAPE, decoder_layers=layers), Budget("10%"))
+    assert [stage.layer for stage in stages[1:]] == [after, after]
+
+
+@pytest.mark.parametrize(("keep", "parameters"), [("100%", {}), ("10%", {"alpha": 1.0}), ("5", {})])
+def test_nothing_is_picked_of_all_or_where_nothing_were_left(keep, parameters):
+    assert len(PruneVid(**parameters).plan(SHAPE, Budget(keep))) == 1
+
+
+def test_groups_are_a_window_s_still_rows_and_then_each_frame_s():
+    shape = Shape(16, Grid(4, 4), views=6, video=True)
+    reducer = PruneVid(temporal_segment_ratio=1 / 3)
+    split = reducer.split(shape, 24)
+    assert sizes(split) == [split.merged[0], *split.single[:3], split.merged[1], *split.single[3:]]
+
+
+def picked(attention, valid, groups, start, width):
+    """What the text picks of spans at `start` `[B,I]`, of attention `[B,H,S,S]`."""
+
+    class Given:
+        """Taps of a prompt."""
+
+        def __init__(self):
+            self.valid, self.span = valid, torch.tensor(start)[..., None] + torch.arange(width)
+            inside = [{row for spans in line for row in spans} for line in self.span.tolist()]
+            length = attention.shape[-1]
+            self.outside = torch.tensor([[row for row in range(length) if row not in each] for each in inside])
+
+        def rows(self, layer, places):
+            assert layer == 3
+            return torch.stack([one[:, rows] for one, rows in zip(attention, places, strict=True)])
+
+        def span_of(self, values):
+            lines = zip(values, self.span, strict=True)
+            return torch.stack([torch.stack([one[..., span] for span in spans]) for one, spans in lines])
+
+    stage = Pick("decoder", 3, keep=sum(stay for _, stay in groups), groups=groups)
+    return PruneVid().select(Given(), stage).indices
+
+
+def test_of_each_group_stay_those_that_any_head_of_any_word_looks_at_most():
+    groups, lengths, start = ((3, 1), (4, 2), (4, 2), (2, 0), (3, 1)), (44, 40), ([2, 20], [1, 21])
+    seen = attention(2, 3, 44, 44)
+    valid = torch.arange(44) < torch.tensor(lengths)[:, None]
+    found = picked(seen, valid, groups, start, 16).tolist()
+    for b, length in enumerate(lengths):
+        for i, first in enumerate(start[b]):
+            others = {row for other in start[b] for row in range(other, other + 16)}
+            text = [row for row in range(first + 16, length) if row not in others]
+            score = seen[b][:, text, first : first + 16].amax((0, 1)).tolist()
+            want, place = [], 0
+            for size, stay in groups:
+                want += sorted(range(place, place + size), key=lambda row: -score[row])[:stay]
+                place += size
+            assert found[b][i] == sorted(want)
+
+
+def test_equal_attention_picks_the_first_rows_of_groups():
+    valid = torch.ones(1, 12) > 0
+    assert picked(torch.ones(1, 2, 12, 12), valid, ((4, 1), (4, 3)), ([1],), 8).tolist() == [[[0, 4, 5, 6]]]
+
+
+def test_caches_keep_what_lives_on_and_positions_stay():
+    decoder, rows, start, width = small_decoder(4), normal(1, 30, WIDTH), 4, 20
+    groups = ((4, 1), (8, 3), (8, 3))
+    stages = Pick("decoder", 1, keep=7, groups=groups), Stage("decoder", 1, at="kv", since=0)
+    played = play(decoder, PruneVid(), stages, rows, start, width)
+    x, places, past = rows, torch.arange(30), []
+    for layer in range(4):
+        past.append(causal(decoder, layer, x, places))
+        x = past[-1].hidden
+        if layer == 1:
+            score = past[-1].attention[:, start + width :, start : start + width].amax((0, 1))
+            ends = (0, 4, 12, 20)
+            best = [score[a:b].topk(n[1]).indices + a for a, b, n in zip(ends, ends[1:], groups, strict=False)]
+            kept = torch.cat(best).sort().values + start
+            places = torch.cat([torch.arange(start), kept, torch.arange(start + width, 30)])
+            x = x[:, places]
+    torch.testing.assert_close(played.hidden, decoder.norm(x))
+    for layer, ran in enumerate(past):
+        mine = places if layer < 2 else torch.arange(len(places))
+        ran.key, ran.value = ran.key[:, mine], ran.value[:, mine]
+        torch.testing.assert_close(played.caches[layer].key[0], ran.key)
+        torch.testing.assert_close(played.caches[layer].value[0], ran.value)
+    new = normal(1, 1, WIDTH, seed=5)
+    (found,) = played.run([new])
+    for layer in range(4):
+        new = causal(decoder, layer, new, torch.tensor([30]), past[layer]).hidden
+    torch.testing.assert_close(found, decoder.norm(new))
+    assert PruneVid().entry == "renumber"
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -183,6 +290,9 @@ def test_plan():
         ({"temporal_segment_ratio": "2"}, "above 0 up to 1"),
         ({"still": "1.5"}, "from 0 to 1"),
         ({"k": "0"}, "less than 1"),
+        ({"alpha": "0"}, "above 0 up to 1"),
+        ({"selected_layer": "-1"}, "no number of a layer"),
+        ({"selected_layer": "deep"}, "no number of a layer"),
     ],
 )
 def test_wrong_parameters_are_one_line(wrong, says):

@@ -15,13 +15,13 @@ DATA = Path(str(files("exporter"))) / "data" / "llava-1.5"
 KINDS = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 
-def tiny_model(kind="llama", *, layers=4, heads=4, kv_heads=2):
+def tiny_model(kind="llama", *, layers=4, width=32, heads=4, kv_heads=2):
     """The stock model, random, eager."""
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(
         kind,
         vocab_size=704,
-        hidden_size=32,
+        hidden_size=width,
         intermediate_size=48,
         num_hidden_layers=layers,
         num_attention_heads=heads,

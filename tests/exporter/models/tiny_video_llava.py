@@ -18,13 +18,13 @@ MODULES = ()  # transformers' own parameter names
 LAYOUTS = {"hub": HUB, "modules": MODULES}
 
 
-def tiny_config(side=3, width=16, layers=3, heads=2):
+def tiny_config(side=3, width=16, layers=3, heads=2, decoder_layers=2):
     """`side` x `side` patches a frame; the demo's vocabulary with a token for videos behind it."""
     text = LlamaConfig(
         vocab_size=704,
         hidden_size=width,
         intermediate_size=24,
-        num_hidden_layers=2,
+        num_hidden_layers=decoder_layers,
         num_attention_heads=heads,
         num_key_value_heads=heads // 2,
         max_position_embeddings=2048,

@@ -1,0 +1,60 @@
+"""Decoder methods of every kind through real engines, token by token, against the reference that reads all at once."""
+
+import numpy as np
+import pytest
+
+from engines.session import Session
+from exporter.draft import Draft
+from exporter.pictures import pictures
+from exporter.recipe import Recipe
+from exporter.reference import Reference
+from tests.exporter.test_sequences import DIGITS, PROMPTS, SHAPES, close
+from tests.exporter.toy_exports import install, toy
+
+STEPS = 16
+SAID = [[(7 * step + 3 * row) % 50 + 5 for step in range(STEPS)] for row in range(2)]
+DRAWN = {id(picture): shown.path for picture, shown in zip((SHAPES, DIGITS), pictures("demo"), strict=True)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.getbasetemp()
+
+
+def reference(recipe):
+    install()
+    draft = Draft.of(recipe)
+    family = draft.family(draft.config, draft.family.reference(draft.checkpoint.dir), draft.main.form)
+    more = {"prompts": draft.prompts, "steps": draft.steps, "states": draft.states}
+    return Reference(family, draft.reducer, draft.stages, **more)
+
+
+def seen(plain, picture):
+    folder = Draft.of(Recipe(method="none", targets=("ort-cpu",))).checkpoint.dir
+    return plain.see(plain.family.stock_pixels(folder, DRAWN[id(picture)]))
+
+
+def compared(session, plain, prompts, shown, bucket=0):
+    """Logits behind each prompt and behind each of the words said after it, of one batch."""
+    state, logits = session.prefill(prompts, shown)
+    got = [logits]
+    for step in range(STEPS):
+        got.append(session.step(state, np.array([said[step] for said in SAID[: len(prompts)]])))
+    for row, (ids, images) in enumerate(zip(prompts, shown, strict=True)):
+        want = plain.read(ids, [seen(plain, image) for image in images], SAID[row], bucket).logits.numpy()
+        assert len(want) == STEPS + 1
+        for step, logits in enumerate(got):
+            close(logits[row], want[step])
+
+
+PICTURED = PROMPTS[1], [1, 7, 4, *PROMPTS[1][4:], 8, 6, 7]
+TOYS = {"keyed": True, "compacted": False, "bypass": False, "evictor": True, "chooser": False}
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_sixteen_forced_steps(name, folder):
+    outcome = toy(name, folder)
+    session, plain = Session.open(outcome.path), reference(Recipe(method=name, keep="32"))
+    compared(session, plain, list(PICTURED), [[DIGITS], [SHAPES]])
+    if TOYS[name]:  # text alone is treated likewise
+        compared(session, plain, [PROMPTS[1], PROMPTS[0]], [[DIGITS], []])

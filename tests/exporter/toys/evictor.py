@@ -1,0 +1,46 @@
+"""Two layers' caches stay at a few slots: every token adds to the scores and drives out the lowest, by key head."""
+
+from dataclasses import dataclass
+
+import torch
+
+from exporter.reducer import Reducer, Selection, Stage, StateSpec
+from exporter.select import ranked
+from tests.exporter.toys.keyed import by_key_head, filled
+
+
+@dataclass(frozen=True)
+class Evictor(Reducer):
+    title = "toy"
+    paper = "toy"
+    pictures = False
+    slots: int = 20
+    layers = (1, 2)
+
+    def plan(self, shape, budget):
+        return self.steps(shape, budget)
+
+    def steps(self, shape, budget):
+        return tuple(Stage("decoder", layer, "kv", keep=self.slots) for layer in self.layers)
+
+    def states(self, shape, budget):
+        return tuple(StateSpec(f"score.{layer}", (shape.kv_heads, self.slots)) for layer in self.layers)
+
+    def select(self, taps, stage):
+        received = taps.column_sum(stage.layer)
+        return self.best(by_key_head(received, taps.qkv(stage.layer).k.shape[1]), taps.valid, stage)
+
+    def decode(self, taps, stage):
+        rows = taps.rows(stage.layer, "last")[:, :, 0]
+        before = taps.state[f"score.{stage.layer}"]
+        new = torch.ones_like(before[..., :1])
+        scores = torch.cat([0.9 * before, new], 2) + by_key_head(rows, before.shape[1])
+        return self.best(scores, taps.valid, stage)
+
+    def best(self, scores, valid, stage):
+        order = ranked(scores.masked_fill(~valid[:, None], -1.0), self.slots)
+        left = scores.gather(2, order)
+        return Selection(filled(order, valid), state={f"score.{stage.layer}": left})
+
+
+METHOD = Evictor
