@@ -43,9 +43,9 @@ class State:
 
     @property
     def slots(self) -> int:
-        """Slots of the longest group; those that every step cuts count as if nothing had been cut."""
-        held = self.split is not None and self.split.held
-        return max([self.rows if held else 0, *(int(mask.shape[1]) for mask in self.masks)])
+        """Slots of the longest group; those of constant length count as if nothing had been cut."""
+        fixed = self.split.fixed if self.split else ()
+        return max(self.rows if g in fixed else int(mask.shape[1]) for g, mask in enumerate(self.masks))
 
     def cached(self) -> dict[str, NDArray[Any]]:
         """What a part takes that looks at the cache alone."""

@@ -10,7 +10,6 @@ from engines.forms import LARGEST_ROWS, whole
 from engines.states import StateSpec, parse_states
 
 WARM = "prefill.warm"
-KEPT = re.compile(r"kept_mask\.(\d{1,4})")
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Split:
         prefills: What reads prompts, the longest last.
         warm_up: How many requests of an episode `prefill.warm` reads.
         states: Tensors that live from call to call.
-        held: Groups of layers whose caches every step cuts to a constant length.
+        fixed: Groups of layers of whose caches the prompt leaves a constant number of slots, however long it is.
         capacity: Slots of each group's caches where they are static; none where caches grow.
         above: Most slots that are left alone between two turns; None where no part evicts.
     """
@@ -38,7 +37,7 @@ class Split:
     prefills: tuple[Prefill, ...]
     warm_up: int
     states: tuple[StateSpec, ...]
-    held: frozenset[int]
+    fixed: frozenset[int]
     capacity: tuple[int, ...]
     above: int | None
 
@@ -94,9 +93,8 @@ def parse_split(raw: Mapping[str, Any], hidden: int, heads: int) -> Split | None
     if not prefills:
         return None
     _check_prefills(prefills, warm_up)
-    matches = (KEPT.fullmatch(port["name"]) for port in raw["parts"]["decode"]["outputs"])
-    held = frozenset(int(match[1]) for match in matches if match)
-    return Split(prefills, warm_up, states, held, capacity, above)
+    fixed = frozenset(number for number, group in enumerate(raw["groups"]) if group["fixed"] is not None)
+    return Split(prefills, warm_up, states, fixed, capacity, above)
 
 
 def _prefill(raw: Mapping[str, Any], hidden: int) -> Prefill:

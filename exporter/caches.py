@@ -101,7 +101,10 @@ def filled(valid: Tensor, indices: Tensor) -> Tensor:
 
 
 def groups_of(caches: list[Cached]) -> tuple[Group, ...]:
-    """Runs of layers whose caches have the same slots and key bias: a new one wherever either changed."""
+    """Runs of layers whose caches have the same slots and key bias: a new one wherever either may have changed.
+
+    A cut that keeps every token is one, too: another part for the same prompts may keep fewer there.
+    """
     changes = [number for number, pair in enumerate(pairwise(caches), 1) if _differ(*pair)]
     edges = [0, *changes, len(caches)]
     return tuple(Group(first, end, caches[first].sequence.width, caches[first].fixed) for first, end in pairwise(edges))
@@ -109,4 +112,4 @@ def groups_of(caches: list[Cached]) -> tuple[Group, ...]:
 
 def _differ(one: Cached, other: Cached) -> bool:
     a, b = one.sequence, other.sequence
-    return a.width != b.width or a.bias is not b.bias or one.fixed != other.fixed
+    return a.origin is not b.origin or a.bias is not b.bias or one.fixed != other.fixed

@@ -15,6 +15,7 @@ REASONS = {
     "clip": "not a CLIP tower",
     "video": "no video input",
     "text": "no prompt embeddings",
+    "pixels": "no pictures",
 }
 
 

@@ -119,7 +119,8 @@ def _export(
     print_tables(summary(outcome.contract, outcome.parity), console)
     place = str(outcome.path)
     console.print(f"{place}: parity {outcome.parity['verdict']}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Look at {place}/preview.png and {place}/report.html", markup=False, highlight=False, soft_wrap=True)
+    drawn = f"{place}/preview.png and " if (outcome.path / "preview.png").exists() else ""
+    console.print(f"Look at {drawn}{place}/report.html", markup=False, highlight=False, soft_wrap=True)
 
 
 def _pairs(option: str, what: str, given: tuple[str, ...]) -> dict[str, str]:

@@ -38,7 +38,7 @@ class ClipLlama(Family):
     texts: ClassVar[tuple[str, ...]] = ("llama",)
     tokens: ClassVar[tuple[str, ...]] = ("image_token_id",)
     renames: ClassVar[stock.Renames]
-    offers = frozenset({"cls", "clip", "text"})
+    offers = frozenset({"cls", "clip", "text", "pixels"})
 
     @classmethod
     def load_config(cls, directory: Path) -> Any:

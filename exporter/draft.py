@@ -143,13 +143,6 @@ class Draft:
                 f"--method {self.recipe.method}: the decoder is two parts, where every picture must take the same "
                 f"number of tokens, and {names} differ: choose one, such as with --grid"
             )
-        if self.recipe.kv == "static" and (
-            self.reducer.positions == "slot" or any(stage.at == "kv" for stage in self.steps)
-        ):
-            raise UserError(
-                f"--kv static: --method {self.recipe.method} drives entries out of its caches while it decodes, "
-                "which then have no constant places; leave --kv out"
-            )
         self._check_room()
 
     def _check_target(self, target: Target) -> None:

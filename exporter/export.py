@@ -19,7 +19,7 @@ from exporter import outcome
 from exporter.build_engines import Yard
 from exporter.build_parts import Built, Tracer
 from exporter.clip_aux import TOKENIZER as CLIP_TOKENIZER
-from exporter.contract import contract
+from exporter.contract import contract, groups
 from exporter.draft import Draft
 from exporter.furnish import furnish
 from exporter.pictures import pictures
@@ -105,7 +105,8 @@ class _Run:
 
     def _engines(self, parts: Mapping[str, Mapping[str, Built]]) -> dict[str, Any]:
         draft = self.draft
-        limits = Limits(draft.recipe.max_batch, draft.length, draft.tokens, draft.images)
+        fixed = max([0, *(each["fixed"] or 0 for each in groups(parts["fp32"], draft))])
+        limits = Limits(draft.recipe.max_batch, draft.length, draft.tokens, draft.images, fixed)
         yard = Yard(self.root, limits, tuple(draft.hashes))
         made = {}
         for target in draft.targets:

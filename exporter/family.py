@@ -56,7 +56,7 @@ class Family(ABC):
         unit: rows of the tower that make one prunable token.
         axes: numbers in one token's position.
         positions: how kept tokens are numbered, where the family and not the method decides it.
-        offers: what methods may need of it: cls, clip (a tower of CLIP's), text, video.
+        offers: what methods may need of it: cls, clip (a tower of CLIP's), pixels, text, video.
         sees: whether it has a tower at all.
     """
 
@@ -65,7 +65,7 @@ class Family(ABC):
     unit: ClassVar[int] = 1
     axes: ClassVar[int] = 1
     positions: ClassVar[str | None] = None
-    offers: ClassVar[frozenset[str]] = frozenset({"text"})
+    offers: ClassVar[frozenset[str]] = frozenset({"text", "pixels"})
     sees: ClassVar[bool] = True
 
     def __init__(self, config: Any, model: nn.Module, form: Form | None = None) -> None:

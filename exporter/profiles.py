@@ -13,12 +13,16 @@ Range = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Limits:
-    """What the recipe allows; `tokens` is the number of rows one image takes in a prompt."""
+    """What the recipe allows; `tokens` is the number of rows one image takes in a prompt.
+
+    `fixed` slots are in a cache that was cut alone, however short the prompt was: as many more fit in.
+    """
 
     batch: int
     length: int
     tokens: int
     images: int
+    fixed: int = 0
 
     @property
     def prompt(self) -> int:
@@ -32,11 +36,12 @@ def profiles(part: str, inputs: Iterable[Port], limits: Limits) -> list[Profile]
     No profile has an empty past: a zero dimension crashes builders, so the first call passes one masked slot.
     """
     whole, usual = limits.length, limits.prompt
+    cached = (1, usual, whole + limits.fixed)
     if part not in {"decoder", "decode"}:
-        shortest = limits.images * limits.tokens + 1 if part == "prefill" else 1
-        return [_profile(inputs, limits, tokens=(shortest, max(shortest, usual), whole), past=(1, 1, whole))]
-    prompt = _profile(inputs, limits, tokens=(1, usual, whole), past=(1, 1, whole))
-    step = _profile(inputs, limits, tokens=(1, 1, 1), past=(1, usual, whole))
+        shortest = limits.images * limits.tokens + 1 if part.startswith("prefill") else 1
+        return [_profile(inputs, limits, tokens=(shortest, max(shortest, usual), whole), past=cached)]
+    prompt = _profile(inputs, limits, tokens=(1, usual, whole), past=(1, 1, cached[2]))
+    step = _profile(inputs, limits, tokens=(1, 1, 1), past=cached)
     return [prompt, step]
 
 
@@ -50,6 +55,7 @@ def _profile(inputs: Iterable[Port], limits: Limits, tokens: Range, past: Range)
         "batch": (1, 1, limits.batch),
         "tokens": tokens,
         "past": past,
+        "slots": past,  # of states
     }
     return {port.name: _ranged(port, ranges) for port in inputs if any(isinstance(s, str) for s in port.shape)}
 

@@ -37,14 +37,18 @@ def prompting(
     `shape` and `stages` are of pictures, which take `tokens` rows of a prompt.
 
     Raises:
-        UserError: a bucket that is none, buckets for a method that needs none, or a plan that does not fit.
+        UserError: a bucket that is none, buckets for a method that needs none, static caches for one that cuts them at
+            every step, or a plan that does not fit.
     """
     if reducer.prompt:
-        return tuple(_bucket(recipe, reducer, shape, size) for size in _sizes(recipe.buckets))
+        found = tuple(_bucket(recipe, reducer, shape, size) for size in _sizes(recipe.buckets))
+        _check_static(recipe, reducer, reducer.steps(shape.flat(found[-1].tokens), budget_of(recipe)))
+        return found
     if recipe.buckets:
         raise UserError(f"--buckets: --method {recipe.method} takes prompts of any length; leave it out")
     own = tuple(stage for stage in stages if stage.stack == "decoder")
     steps = reducer.steps(shape.flat(tokens), budget_of(recipe))
+    _check_static(recipe, reducer, steps)
     if not (own or steps or reducer.positions == "slot" or recipe.kv == "static"):
         return ()
     main = Prompting("prefill", tokens, own)
@@ -52,6 +56,14 @@ def prompting(
         return (main,)
     dense = tuple(stage if stage.keep is None else replace(stage, keep=tokens) for stage in own)
     return Prompting("prefill.warm", tokens, dense), main
+
+
+def _check_static(recipe: Recipe, reducer: Reducer, steps: Sequence[Stage]) -> None:
+    if recipe.kv == "static" and (reducer.positions == "slot" or any(stage.at == "kv" for stage in steps)):
+        raise UserError(
+            f"--kv static: --method {recipe.method} drives entries out of its caches after the prompt, "
+            "so that the others have no lasting places; leave --kv out"
+        )
 
 
 def _bucket(recipe: Recipe, reducer: Reducer, shape: Shape, size: int) -> Prompting:

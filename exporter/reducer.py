@@ -208,7 +208,7 @@ class Taps(Protocol):
 
         text: `text [B,W,D]`, the decoder's input embeddings of the prompt's tokens without the pictures', and
         `text_mask [B,W]` bool. clip: `clip_text [B,M,P]`, the question's segments through the CLIP text tower, and
-        `clip_mask [B,M]` bool.
+        `clip_mask [B,M]` bool. pixels: the view itself, `pixels [B,3,H,W]` as the tower gets it (in the tower).
         """
 
     def aligned(self, states: Tensor, *, norm: bool) -> Tensor:

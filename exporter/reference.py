@@ -127,6 +127,7 @@ class Reference:
         seen, prefix, unit = self.family.seen, self.family.prefix, self.family.unit
         length = prefix + seen * unit
         places = None if self.family.packed is None else torch.arange(length)
+        inputs = {**inputs, "pixels": view} if "pixels" in self.reducer.needs else inputs
         tower = self._surgeon(
             "tower", Line.of((prefix,), seen, length, unit=unit, positions=places), inputs=inputs, forced=forced
         )

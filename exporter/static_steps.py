@@ -32,6 +32,7 @@ class StaticStep(Step):
         return Tape(past=past, places=self.places)
 
     def _act(self, layer: int, tape: Tape, slots: Tensor, mask: Tensor) -> None:
+        del mask  # of the slots as they are written
         if not any(stage.layer == layer for stage in self.stages):
             return
         assert self.places is not None

@@ -36,7 +36,7 @@ class SlotTaps:
         return self.slots
 
     def qkv(self, layer: int, *, rope: bool = True) -> QKV:
-        """q `[B,H,T,d]` of the new rows, k and v `[B,Hkv,P+T,d]` of all."""
+        """Queries `[B,H,T,d]` of the new rows, k and v `[B,Hkv,P+T,d]` of all."""
         assert rope
         tape = self.qkv_of[layer]
         assert tape.q is not None

@@ -42,7 +42,7 @@ class LlavaOnevision(ClipLlama):
     texts = ("qwen2",)
     strategies = ("full",)
     tokens = ("image_token_id", "video_token_id")
-    offers = frozenset({"text", "video"})
+    offers = frozenset({"text", "video", "pixels"})
     renames = (
         (re.compile(r"^(model\.)?vision_tower\.(vision_model\.)?"), "model.vision_tower."),
         (re.compile(r"^(model\.)?(multi_modal_projector\.|image_newline$)"), r"model.\2"),

@@ -32,7 +32,7 @@ class VideoLlava(ClipLlama):
     kind = "video_llava"
     config_class = "VideoLlavaConfig"
     tokens = ("image_token_id", "video_token_id")
-    offers = frozenset({"cls", "text", "video"})
+    offers = frozenset({"cls", "text", "video", "pixels"})
     renames = (
         (re.compile(r"^(model\.)?(image|video)_tower\.(vision_model\.)?"), r"model.\2_tower."),
         (re.compile(r"^(model\.)?multi_modal_projector\."), "model.multi_modal_projector."),

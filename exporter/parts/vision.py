@@ -68,6 +68,8 @@ class VisionPart(Part):
         places = torch.arange(hidden.shape[1]).expand(hidden.shape[0], -1) if family.tower.rotary else None
         start = Sequence(hidden, family.prefix, family.seen, origin, positions=places, unit=family.unit, whole=True)
         each = {name: values.repeat_interleave(shape.views, 0) for name, values in inputs.items()}
+        if "pixels" in self.job.reducer.needs:
+            each["pixels"] = pixel_values.flatten(0, -4)
         walk = self.job.walk(family.tower, sequence=start, inputs=each, align=family.aligned)
         walk.run(shape.tower_last + 1)
         if self.job.uncut and family.keeps_cls:

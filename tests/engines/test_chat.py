@@ -199,3 +199,39 @@ def test_an_answer_ends_where_the_cache_does(make):
     assert text.split() == ["red"] * (fed + 1)  # the last one needs no slot
     assert chat._state.slots == 20
     assert model.calls == ["vision"] + ["decoder"] * (1 + fed)
+
+
+EVICTING = {"second": 5, "keep": 5, "evict": 22}
+
+
+def test_a_conversation_that_evicts_goes_on_over_its_cache(make):
+    model, chat = make(EVICTING)
+    ask(chat, "what color is it ?", [picture(1)], said=(13, 14, EOS))
+    for calls, slots in ((["decode"], 21 + 7), (["evict", "decode"], 22 + 7), (["evict", "decode"], 22 + 7)):
+        model.calls.clear()
+        ask(chat, "and blue ?", said=(EOS,))
+        assert model.calls == calls
+        assert chat._state.slots == slots
+
+
+def test_evicted_caches_go_on_though_the_template_rewrites_what_was_said(make):
+    model, chat = make(EVICTING, REWRITES)
+    ask(chat, "what color is it ?", [picture(1)], said=(13, 14, 15, 16, EOS))
+    model.calls.clear()
+    ask(chat, "and blue ?", said=(EOS,))
+    assert model.calls == ["evict", "decode"]
+    assert chat._state.slots == 22 + 7  # USER : and blue ? ASSISTANT :
+
+
+def test_buckets_hold_a_conversation_until_it_outgrows_the_cache(make):
+    """A new picture is read with all that was said, in a longer bucket."""
+    settings = {"positions": "keep", "second": 5, "buckets": (24, 48), "max_length": 60}
+    model, chat = make(settings)
+    ask(chat, "what color is it ?", [picture(1)], said=(13, 14, EOS))
+    ask(chat, "and blue ?", said=(EOS,))
+    _, logits = ask(chat, "how many ?", [picture(2)], said=(EOS,))
+    assert [call for call in model.calls if call.startswith(("prefill", "decode"))] == [
+        "prefill.24", "decode", "decode", "decode", "prefill.48",
+    ]  # fmt: skip
+    text = TURN_2 + " USER: <image>\nhow many ? ASSISTANT:"
+    close(logits, recomputed(make, SINGLE, text, [picture(1), picture(2)]))

@@ -58,3 +58,23 @@ def test_sixteen_forced_steps(name, folder):
     compared(session, plain, list(PICTURED), [[DIGITS], [SHAPES]])
     if TOYS[name]:  # text alone is treated likewise
         compared(session, plain, [PROMPTS[1], PROMPTS[0]], [[DIGITS], []])
+
+
+def test_prompts_that_are_spans_whether_they_fill_a_bucket_or_not(folder):
+    exact = 64 + len(PICTURED[0]) - 1
+    recipe = {"method": "fastervlm:64+whole:24", "keep": None, "buckets": (exact, 128)}
+    outcome = toy(folder=folder, name="whole", **recipe)
+    session, plain = Session.open(outcome.path), reference(Recipe(**recipe))
+    assert [each["part"] for each in outcome.contract["prefill"]] == [f"prefill.{exact}", "prefill.128"]
+    compared(session, plain, [PICTURED[0]], [[DIGITS]])
+    compared(session, plain, [*PICTURED], [[DIGITS], [SHAPES]], bucket=128)
+
+
+def test_a_request_of_an_episode_behind_its_warm_up(folder):
+    outcome = toy("episodic", folder)
+    session = Session.open(outcome.path)
+    recipe = Recipe(method="episodic", keep="32")
+    session.reset(warmed=True)
+    compared(session, reference(recipe), [*PICTURED], [[DIGITS], [SHAPES]])
+    session.reset()
+    compared(session, reference(Recipe(method="none")), [*PICTURED], [[DIGITS], [SHAPES]])

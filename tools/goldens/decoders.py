@@ -136,7 +136,7 @@ class Played:
         return torch.tensor([cached.key.shape[2] for cached in self.caches])
 
     def run(self, embeds: Sequence[Tensor], *, more: bool = False) -> list[Tensor]:
-        """Rows `[B,T,C]` fed one after another; the states behind the final norm. `more`: after those of the last run."""
+        """Rows `[B,T,C]` fed one after another; their final states. `more`: after those of the last run."""
         groups, out = groups_of(self.caches), list[Tensor]()
         heads = [self.caches[group.first] for group in groups]
         if not more:

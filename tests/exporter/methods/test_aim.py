@@ -12,12 +12,13 @@ from exporter.methods.aim import AIM, Mask
 from exporter.plan import make_plan
 from exporter.reducer import QKV, Grid, Shape, Stage
 from exporter.registry import method
-from tests.exporter.methods.common import exported, golden_paths, hidden_taps, in_turn, normal
-from tests.exporter.methods.prompts import states, walked
-from tools.golden import as_graph, compare, in_pytorch, load
+from tests.exporter.methods.common import golden_paths, hidden_taps, in_turn, normal
+from tests.exporter.methods.padded_prompts import Prompts, alike, as_graph
+from tools import golden
 from tools.goldens.aim import checks
-from tools.goldens.decoders import Decoder
 
+TWO = Prompts((60, 52), 20, ((3, 26), (1, 25)))  # of two pictures each
+TWENTY = Shape(20, Grid(4, 5), decoder_layers=5)
 VIDEO = Shape(196, Grid(14, 14), decoder_layers=28, views=32, video=True)
 
 
@@ -34,20 +35,14 @@ def merged(rows, keep, views=1, **more):
     return (found.mix @ rows[:, None])[:, 0], found
 
 
-def recorded(layers):
-    decoder = Decoder.of(load(golden_paths("aim")[1]), heads=4, kv_heads=2, theta=1e6)
-    decoder.layers = layers
-    return decoder
-
-
 @pytest.mark.parametrize("path", golden_paths("aim"), ids=lambda path: path.stem)
 def test_golden(path):
-    """As a graph all but the masked decoder of 28 layers, which takes minutes; a shorter one is below."""
-    played = list(checks(load(path)))
+    """The decoders of 28 layers not as graphs, which takes minutes; shorter ones are below."""
+    played = list(checks(golden.load(path)))
     assert [check.what for check in played] == ["merge_out_50", "merge_out_25", "mask", "drop"]
     for check in played:
-        sides = (in_pytorch,) if check.what == "mask" else (in_pytorch, as_graph)
-        assert [compare(side(check), check.want)[2] for side in sides] == [""] * len(sides)
+        sides = (golden.in_pytorch, golden.as_graph) if check.what.startswith("merge") else (golden.in_pytorch,)
+        assert [golden.compare(side(check), check.want)[2] for side in sides] == [""] * len(sides)
 
 
 def by_hand(rows, keep):
@@ -119,7 +114,12 @@ def test_other_depths(has, layers, left):
 
 def test_a_schedule_of_ones_own():
     shape = Shape(10, Grid(2, 5), decoder_layers=8)
-    assert [(s.layer, s.keep) for s in plan("100%", shape, merge=False, start=3, step=0.3)] == [(3, 7), (4, 4), (5, 1), (6, 0)]
+    assert [(s.layer, s.keep) for s in plan("100%", shape, merge=False, start=3, step=0.3)] == [
+        (3, 7),
+        (4, 4),
+        (5, 1),
+        (6, 0),
+    ]
     assert [(s.layer, s.keep) for s in plan("100%", shape, merge=False, start=5, step=0.3)] == [(5, 7), (6, 4)]
     long = plan("100%", Shape(100, Grid(10, 10), decoder_layers=28), merge=False, step=0.05)
     assert [(s.layer, s.keep) for s in long] == [(14 + n, 95 - 5 * n) for n in range(13)]
@@ -155,44 +155,24 @@ def test_importance_is_a_walk_over_the_sharpened_attention():
 
 @pytest.mark.parametrize("mode", ["drop", "mask"])
 def test_prompts_of_several_lengths_do_not_disturb_each_other(mode):
-    decoder = recorded(7)
-    reducer = AIM(mode, merge=False, start=1, step=0.25)
-    stages = make_plan("aim", reducer, Shape(20, Grid(4, 5), decoder_layers=7), Budget("100%"))
-    embeds, starts = normal(2, 60, 8), torch.tensor([[3, 26], [1, 25]])
-    both = walked(decoder, reducer, stages, embeds, starts, 20, [60, 52])
-    assert both.sequence.hidden.shape[1] == (60 if mode == "mask" else 20)
-    for prompt, length in enumerate((60, 52)):
-        alone = walked(decoder, reducer, stages, embeds[prompt : prompt + 1, :length], starts[prompt : prompt + 1], 20)
-        torch.testing.assert_close(states(both, prompt), states(alone, 0), atol=1e-5, rtol=1e-5)
+    alike(AIM(mode, merge=False, start=1, step=0.4), TWO, "100%")
 
 
 def test_masked_and_dropped_tokens_differ_by_their_votes_alone():
     """After one stage the rows of text and of what is left are the same."""
-    decoder, shape = recorded(5), Shape(20, Grid(4, 5), decoder_layers=5)
-    embeds, starts, last = normal(1, 40, 8), torch.tensor([[4]]), {}
-    for mode in ("drop", "mask"):
-        reducer = AIM(mode, merge=False, start=3, step=0.5)
-        last[mode] = walked(decoder, reducer, plan("100%", shape, **vars_of(reducer)), embeds, starts, 20).sequence
-    still = last["mask"].carry["alive"][0, 0] > 0
-    alive = torch.cat([torch.ones(4) > 0, still, torch.ones(16) > 0])
-    torch.testing.assert_close(last["mask"].hidden[:, alive], last["drop"].hidden, atol=1e-5, rtol=1e-5)
+    one = Prompts((40,), 20, ((4,),))
+    dropped, masked = (one.walk(AIM(mode, merge=False, start=3, step=0.5), "100%") for mode in ("drop", "mask"))
+    still = masked.sequence.carry["alive"][0, 0] > 0
     assert still.sum() == 10
+    alive = torch.cat([torch.ones(4) > 0, still, torch.ones(16) > 0])
+    torch.testing.assert_close(masked.sequence.hidden[:, alive], dropped.sequence.hidden, atol=1e-5, rtol=1e-5)
 
 
-def vars_of(reducer):
-    return {name: getattr(reducer, name) for name in ("mode", "merge", "start", "step")}
-
-
-def test_a_masked_graph_is_the_reducer():
-    decoder, reducer = recorded(4), AIM("mask", merge=False, start=0, step=0.4)
-    stages = make_plan("aim", reducer, Shape(20, Grid(4, 5), decoder_layers=4), Budget("100%"))
-    assert [(s.layer, s.left) for s in stages if isinstance(s, Mask)] == [(0, 12), (1, 4), (2, 0)]
-
-    def run(embeds, starts):
-        walk = walked(decoder, reducer, stages, embeds, starts, 20, [60, 52])
-        return {"hidden": walk.sequence.hidden, "bias": walk.sequence.bias}
-
-    assert exported(run, normal(2, 60, 8), torch.tensor([[3, 26], [1, 25]]))["bias"].shape == (2, 60)
+@pytest.mark.parametrize("mode", ["drop", "mask"])
+def test_the_graph_of_a_batch_is_the_reducer(mode):
+    reducer = AIM(mode, merge=False, start=0, step=0.4)
+    assert [s.left if isinstance(s, Mask) else s.keep for s in plan("20", TWENTY, **vars(reducer))] == [12, 4, 0]
+    as_graph(reducer, TWO, "100%")
 
 
 @pytest.mark.parametrize(

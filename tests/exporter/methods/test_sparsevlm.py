@@ -12,11 +12,10 @@ from exporter.methods.sparsevlm import SparseVLM
 from exporter.plan import make_plan
 from exporter.reducer import Grid, Shape, Stage
 from exporter.registry import method
-from tests.exporter.methods.common import attention, exported, golden_paths, normal, play_case
-from tests.exporter.methods.prompts import states, walked
-from tools.golden import load
-from tools.goldens.decoders import Decoder
+from tests.exporter.methods.common import attention, golden_paths, normal, play_case
+from tests.exporter.methods.padded_prompts import DECODER, Prompts, alike, as_graph
 
+TWO = Prompts((60, 52), 20, ((3, 26), (1, 25)))  # of two pictures each
 LLAVA = Shape(576, Grid(24, 24), decoder_layers=32, heads=32, kv_heads=32)
 
 
@@ -33,11 +32,6 @@ def eager(rows=None, hidden=None, starts=(2,), width=12, **more):
     seen = {1: Seen({"out": hidden}, rows), -1: Seen({"out": hidden})}
     batch, length = (hidden if rows is None else rows).shape[0], (hidden if rows is None else rows).shape[-2]
     return EagerTaps(starts, width, length, seen, Shape(width, Grid(1, width)), batch=batch, **more)
-
-
-def recorded():
-    case = load(golden_paths("sparsevlm")[0])
-    return Decoder.of(case, heads=4, kv_heads=4, eps=1e-5)
 
 
 @pytest.mark.parametrize("path", golden_paths("sparsevlm"), ids=lambda path: path.stem)
@@ -108,12 +102,11 @@ def test_a_lone_word_rates():
 
 
 def test_gravity_depends_on_the_distance_alone():
-    decoder = recorded()
     hidden = normal(1, 20, 8)
-    taps = eager(hidden=hidden, width=6, rope=decoder.rotary(hidden, 7 + torch.arange(20)[None]))
+    taps = eager(hidden=hidden, width=6, rope=DECODER.rotary(hidden, 7 + torch.arange(20)[None]))
     apart = (taps.outside[0][:, None] - torch.arange(20))[..., None]
-    rate = 10000.0 ** -(torch.arange(0, decoder.head_dim, 2) / decoder.head_dim)
-    want = 2 * (apart * rate).cos().sum(-1) / decoder.head_dim**0.5
+    rate = 10000.0 ** -(torch.arange(0, DECODER.head_dim, 2) / DECODER.head_dim)
+    want = 2 * (apart * rate).cos().sum(-1) / DECODER.head_dim**0.5
     torch.testing.assert_close(pull(taps, taps.outside)[0], want, atol=1e-5, rtol=1e-4)
 
 
@@ -143,28 +136,21 @@ def test_few_heads_all_count():
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 def test_prompts_of_several_lengths_do_not_disturb_each_other(version):
-    decoder = recorded()
-    reducer = SparseVLM(version, layers="1,2", counts="12,5", heads=2)
-    stages = make_plan("sparsevlm", reducer, Shape(20, Grid(4, 5), decoder_layers=4), Budget("50%"))
-    embeds, starts = normal(2, 60, 32), torch.tensor([[3, 26], [1, 25]])
-    both = walked(decoder, reducer, stages, embeds, starts, 20, [60, 52])
-    for prompt, length in enumerate((60, 52)):
-        alone = walked(decoder, reducer, stages, embeds[prompt : prompt + 1, :length], starts[prompt : prompt + 1], 20)
-        assert torch.equal(both.sequence.origin[prompt], alone.sequence.origin[0])
-        torch.testing.assert_close(states(both, prompt), states(alone, 0), atol=1e-5, rtol=1e-5)
+    alike(SparseVLM(version, layers="1,3", counts="12,5", heads=2), TWO, "50%")
+
+
+def test_a_prompt_without_its_pictures_is_no_obstacle():
+    """Dummy spans stand behind its last token."""
+    reducer, prompts = SparseVLM(layers="1", counts="4"), Prompts((50, 9), 20, ((3, 26), (9, 29)))
+    found = prompts.walk(reducer, "50%")
+    alone = prompts.one(0).walk(reducer, "50%")
+    torch.testing.assert_close(found.sequence.hidden[0], alone.sequence.hidden[0], atol=1e-5, rtol=1e-5)
+    assert found.sequence.hidden.isfinite().all()
+    assert found.sequence.valid[1].sum() == 9
 
 
 def test_the_graph_of_a_batch_is_the_reducer():
-    decoder = recorded()
-    decoder.layers = 3
-    reducer = SparseVLM(layers="0,1", counts="12,5")
-    stages = make_plan("sparsevlm", reducer, Shape(20, Grid(4, 5), decoder_layers=3), Budget("50%"))
-
-    def run(embeds, starts):
-        walk = walked(decoder, reducer, stages, embeds, starts, 20, [60, 52])
-        return {"hidden": walk.sequence.hidden, "origin": walk.sequence.origin}
-
-    assert exported(run, normal(2, 60, 32), torch.tensor([[3, 26], [1, 25]]))["origin"].shape == (2, 2, 6)
+    as_graph(SparseVLM(layers="0,1", counts="12,5"), TWO, "50%")
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,10 @@ class Evictor(Reducer):
         return self.best(by_key_head(received, taps.qkv(stage.layer).k.shape[1]), taps.valid, stage)
 
     def decode(self, taps, stage):
-        rows = taps.rows(stage.layer, "last")[:, :, 0]
         before = taps.state[f"score.{stage.layer}"]
-        new = torch.ones_like(before[..., :1])
-        scores = torch.cat([0.9 * before, new], 2) + by_key_head(rows, before.shape[1])
-        return self.best(scores, taps.valid, stage)
+        rows = by_key_head(taps.rows(stage.layer, "last")[:, :, 0], before.shape[1])
+        new = torch.ones_like(rows[..., self.slots :])
+        return self.best(torch.cat([0.9 * before, new], 2) + rows, taps.valid, stage)
 
     def best(self, scores, valid, stage):
         order = ranked(scores.masked_fill(~valid[:, None], -1.0), self.slots)
