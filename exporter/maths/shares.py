@@ -41,5 +41,5 @@ def best(scores: Tensor, groups: Sequence[Group]) -> Tensor:
         if stay:
             starts = torch.tensor(places)[:, None]
             rows = scores.index_select(-1, (starts + torch.arange(size)).flatten())
-            found.append((top_k(rows.unflatten(-1, (-1, size)), stay) + starts).flatten(-2))
+            found.append((top_k(rows.reshape(*rows.shape[:-1], -1, size), stay) + starts).flatten(-2))
     return ascending(torch.cat(found, -1))

@@ -9,13 +9,14 @@ from unittest.mock import Mock
 
 import pytest
 
-from engines.bundle import hash_file, open_bundle, verify
+from engines.bundle import FORMAT, hash_file, open_bundle, verify
 from engines.errors import UserError
 from exporter import publish
 from exporter.publish import check_target, place, seal, staging
 
 CONTRACT = {key: {} for key in ("model", "parts", "engines")}
-CONTRACT |= {"format": 2, "plan": [], "groups": [], "pictures": [], "positions": "keep"}
+CONTRACT |= {key: [] for key in ("plan", "groups", "ran", "prefill", "states", "pictures")}
+CONTRACT |= {"format": FORMAT, "positions": "keep", "warm_up": 0, "slot_positions": False, "kv": {}}
 
 
 def fill(folder, version):
@@ -254,7 +255,7 @@ def test_only_our_own_leftovers_are_removed(target):
 def test_seal_records_every_file(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/b").write_bytes(b"b")
-    sealed = seal(tmp_path, {"format": 2})
+    sealed = seal(tmp_path, {"format": FORMAT})
     assert list(sealed["files"]) == ["a/b"]
     assert sealed["files"]["a/b"]["sha256"] == hash_file(tmp_path / "a/b")
     assert json.loads((tmp_path / "bundle.json").read_text()) == sealed
@@ -263,7 +264,7 @@ def test_seal_records_every_file(tmp_path):
 def test_seal_refuses_links(tmp_path):
     (tmp_path / "link").symlink_to("/etc/hostname")
     with pytest.raises(AssertionError, match="plain files only"):
-        seal(tmp_path, {"format": 2})
+        seal(tmp_path, {"format": FORMAT})
 
 
 def test_place_makes_a_file_of_its_own(tmp_path):

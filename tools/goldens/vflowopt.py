@@ -67,7 +67,7 @@ def _merged(case: Arrays) -> Check:
 
 
 def _listed(case: Arrays, side: int) -> tuple[Tensor, Tensor, Grid]:
-    """All rows and their importance as the model reads them: the picture, then the lines of the canvas with their ends."""
+    """All rows and their importance as the model reads them: the picture, the lines of the canvas and their ends."""
     features, attention = (torch.from_numpy(case[f"stage0.tile_{name}"]) for name in ("features", "attention"))
     both = torch.cat([features, attention[..., None]], -1)
     width, height = map(int, _stage0(case)["image_size_wh"])

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, int64
 
 from exporter.maths.memory import remembered
 from exporter.methods.vla_pruner import VLAPruner
 from exporter.reducer import Selection, Stage, Taps
 from exporter.select import marked, top_k
 from tools.golden import Arrays, Check
-from tools.goldens.decoders import Decoder, config, play
+from tools.goldens.decoders import Decoder, Played, config, play
+
+SKIPPED = {"config", "min_rel_margin", "inputs_embeds", "av_hist_in", "dec_embeds"}
+ROW = "attn_l15_action_row_t"
 
 
 @dataclass(frozen=True)
@@ -26,56 +29,69 @@ class _Shown(VLAPruner):
     def select(self, taps: Taps, stage: Stage) -> Selection:
         found = super().select(taps, stage)
         if stage.keep is None:
-            self.rows.append(taps.rows(stage.layer, "last")[0, :, 0])
+            self.rows.append(taps.rows(stage.layer, "last")[0])
             return found
         past, now = self.guide(found.state["history"])[0, 0], self.current(taps, stage.layer)[0, 0]
         both = {"topk_guide": top_k(past, stage.keep), "topk_current": top_k(now, stage.keep)}
         union = marked(torch.stack(list(both.values())).flatten(), len(now))
-        scores = {"guide_bf16_as_f32": past, "current_score": now, "union_candidates": (union > 0).to(torch.int64)}
+        scores = {"guide_bf16_as_f32": past, "current_score": now, "union_candidates": (union > 0).to(int64)}
         return replace(found, outputs=both | scores)
 
     def decode(self, taps: Taps, stage: Stage) -> Selection:
-        self.rows.append(taps.rows(stage.layer, "last")[0, :, 0])
+        self.rows.append(taps.rows(stage.layer, taps.span[:, 0])[0])  # of all new rows
         return super().decode(taps, stage)
 
 
 def checks(case: Arrays) -> Iterator[Check]:
-    """Everything that the case records, with the newest entry of the history as one that is still to come."""
+    """The prompt, with the newest entry of the history as one still to come; all actions at once, and the history."""
     own = config(case)
-    model = Decoder.of(
-        case, heads=own["num_heads"], kv_heads=own["num_kv_heads"], eps=own["rms_norm_eps"], theta=own["rope_theta"]
-    )
-    width, start = own["n_image"], own["image_start"]
-    full = len(case["av_hist_in"]) == own["window"]
-    keep = round(width * (1 - own["fastv_r"])) if full else width
+    given = {name: torch.from_numpy(case[name]) for name in ("inputs_embeds", "av_hist_in", "dec_embeds")}
+    reducer = _Shown(own["fastv_k"], own["history_layer"], own["window"], own["decay"], own["selection"])
+    want = {name: values for name, values in case.items() if name not in SKIPPED and not name.startswith("w.")}
+    want["union_candidates"] = marked(torch.from_numpy(case["union_candidates"]), own["n_image"]).to(int64).numpy()
+    want |= {name: np.sort(case[name]) for name in ("topk_guide", "topk_current")}  # sets
+    after = {name for name in want if name.startswith(("dec_", "av_", "attn_"))} - {f"{ROW}0"}
 
-    def run(embeds: Tensor, history: Tensor, actions: Tensor) -> Mapping[str, Tensor]:
-        reducer = _Shown(own["fastv_k"], own["history_layer"], own["window"], own["decay"], own["selection"], rows=[])
-        stages = reducer.stages(model.shape(width), keep)
-        older = torch.zeros(own["window"] + 1 - len(history), width)
-        state = {
-            "history": torch.cat([older, history[:-1]])[None],
-            "attended": history[-1:],
-            "rows": torch.ones(1, 1),
-        }
-        played = play(model, reducer, stages, embeds, start, width, steps=stages[1:], state=state)
+    def prompt(embeds: Tensor, history: Tensor) -> Mapping[str, Tensor]:
+        played = _prompt(case, reducer, embeds, history)
         kept = played.walk.sequence.rows
         assert kept is not None
-        hidden = played.run(list(actions))
-        left = remembered(*(played.state[name] for name in ("history", "attended", "rows")))[0]
-        return {
-            **played.outputs,
-            "kept_indices": kept[0],
-            "kv_len_prefill": played.lengths,
-            "hidden_prefill": played.hidden,
-            "dec_hidden": torch.stack(hidden),
-            "av_hist_out": left[-len(case["av_hist_out"]) :],
-            **{f"attn_l15_action_row_t{turn}": row for turn, row in enumerate(reducer.rows)},
-        }
+        lengths = {"kv_len_prefill": played.lengths, "hidden_prefill": played.hidden}
+        return {**played.outputs, **lengths, "kept_indices": kept[0], f"{ROW}0": reducer.rows[-1][:, 0]}
 
-    names = ("inputs_embeds", "av_hist_in", "dec_embeds")
-    skipped = {"config", "min_rel_margin", *names}
-    want = {name: values for name, values in case.items() if name not in skipped and not name.startswith("w.")}
-    want["union_candidates"] = marked(torch.from_numpy(case["union_candidates"]), width).to(torch.int64).numpy()
-    want |= {name: np.sort(case[name]) for name in ("topk_guide", "topk_current")}  # sets
-    yield Check("control step", run, [torch.from_numpy(case[name]) for name in names], want)
+    inputs = given["inputs_embeds"], given["av_hist_in"]
+    yield Check("prompt", prompt, inputs, {name: want[name] for name in want.keys() - after})
+    begun = _prompt(case, reducer, *inputs)
+    before = begun.state
+
+    def actions(embeds: Tensor, attended: Tensor, *caches: Tensor) -> Mapping[str, Tensor]:
+        pairs = zip(begun.caches, caches[::2], caches[1::2], strict=True)
+        cached = [replace(cache, key=key, value=value) for cache, key, value in pairs]
+        played = replace(begun, caches=cached, state={**before, "attended": attended})
+        (hidden,) = played.run([embeds[:, 0, 0][None]])
+        left = remembered(*(played.state[name] for name in ("history", "attended", "rows")))[0]
+        length, rows = begun.caches[own["history_layer"]].key.shape[2], reducer.rows[-1]
+        shown = {f"{ROW}{n + 1}": rows[:, n, : length + n + 1] for n in range(rows.shape[1])}
+        entries = left[-len(case["av_hist_out"]) :]
+        return {"dec_hidden": hidden[0][:, None, None], "av_hist_out": entries, **shown}
+
+    caches = [kind for cached in begun.caches for kind in (cached.key, cached.value)]
+    yield Check("actions", actions, (given["dec_embeds"], before["attended"], *caches), {n: want[n] for n in after})
+
+
+def _prompt(case: Arrays, reducer: _Shown, embeds: Tensor, history: Tensor) -> Played:
+    """With as many entries as there are; before they are W, everything stays."""
+    own, eps = config(case), "rms_norm_eps"
+    model = Decoder.of(
+        case, heads=own["num_heads"], kv_heads=own["num_kv_heads"], eps=own[eps], theta=own["rope_theta"]
+    )
+    width = own["n_image"]
+    keep = round(width * (1 - own["fastv_r"])) if len(history) == reducer.temporal_w else width
+    stages = reducer.stages(model.shape(width), keep)
+    older = torch.zeros(reducer.temporal_w + 1 - len(history), width)
+    state = {
+        "history": torch.cat([older, history[:-1]])[None],
+        "attended": history[-1:],
+        "rows": torch.ones(1, 1),
+    }
+    return play(model, reducer, stages, embeds, own["image_start"], width, steps=stages[1:], state=state)
