@@ -11,16 +11,14 @@ from typing import Any
 import torch
 
 from engines.errors import UserError
-from engines.gpus import gpu_named
 from engines.parts import FLOATS
 from engines.registry import Dtype, Target, engine, parse_targets
 from exporter.attention import register
 from exporter.budget import Budget
-from exporter.checkpoint import Checkpoint, find, open_checkpoint
-from exporter.clip_aux import HINT, ROLE, beside, join, load_config
+from exporter.checkpoint import Checkpoint, open_checkpoint
+from exporter.clip_aux import beside, join, load_config
 from exporter.clip_processor import output_size
 from exporter.config import refusals_in_words
-from exporter.demo import DEMO, demo_checkpoint
 from exporter.family import Facts, Family
 from exporter.form import Asked, Form
 from exporter.furnish import check_prompt
@@ -28,10 +26,11 @@ from exporter.pictures import pictures
 from exporter.plan import TENSORRT_TOP_K, largest_top_k, make_plan, picture_cuts, tokens_after
 from exporter.prompting import Prompting, budget_of, prompting
 from exporter.recipe import Recipe
+from exporter.recipe_checks import check_recipe, clip_folder, folder_of
 from exporter.reducer import Reducer, Shape, Stage, StateSpec
 from exporter.registry import family as family_of
 from exporter.registry import method
-from exporter.router import ROUTER, with_router
+from exporter.router import with_router
 from exporter.weights import match, widest
 
 PRECISIONS: Mapping[str, Dtype] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
@@ -88,14 +87,14 @@ class Draft:
         Raises:
             UserError: the first thing that is wrong.
         """
-        _check_recipe(recipe)
+        check_recipe(recipe)
         reducer = method(recipe.method, recipe.params)
         targets = tuple(parse_targets(recipe.targets))
-        folder = _folder(recipe.model)
+        folder = folder_of(recipe.model)
         checkpoint = open_checkpoint(folder)
         family = family_of(checkpoint.config, str(folder))
         config = family.load_config(folder)
-        clip = _clip(recipe, reducer, family)
+        clip = clip_folder(recipe, reducer, family)
         if clip is not None:
             checkpoint, config.clip_aux = join(checkpoint, clip), load_config(clip)
         with refusals_in_words(folder / "config.json"), torch.device("meta"):
@@ -278,38 +277,3 @@ def _planned(recipe: Recipe, reducer: Reducer, family: Family, folder: Path) -> 
     prepared = family.preprocess(folder)
     placeholder = family.placeholder if family.widths.placeholders else None
     return Planned(family.form, shape, stages, prepared, placeholder, family.mrope, added, rows)
-
-
-def _clip(recipe: Recipe, reducer: Reducer, family: type[Family]) -> Path | None:
-    """The auxiliary CLIP checkpoint, where the method reads one."""
-    if unknown := sorted(set(recipe.aux) - {ROLE, ROUTER}):
-        raise UserError(f"--aux {unknown[0]}: no method uses such a file; there are: {ROLE}, {ROUTER}")
-    if "clip" not in reducer.needs:
-        if ROLE in recipe.aux:
-            raise UserError(f"--aux {ROLE}: --method {recipe.method} does not use it; leave it out")
-        return None
-    if ROLE not in family.offers:
-        raise UserError(f"--method {recipe.method}: it needs a CLIP vision tower, which {family.title} does not have")
-    if ROLE not in recipe.aux:
-        raise UserError(f"--method {recipe.method}: it reads the question through a CLIP text tower: {HINT}")
-    return find(recipe.aux[ROLE])
-
-
-def _check_recipe(recipe: Recipe) -> None:
-    """What is wrong whatever the model is."""
-    gpu_named(recipe.gpu)
-    if recipe.method == "none" and recipe.keep is not None:
-        raise UserError("--method none keeps every patch: leave --keep out")
-    if "+" in recipe.method and recipe.keep is not None:
-        raise UserError(f"--keep {recipe.keep}: --method {recipe.method} names its budgets; leave --keep out")
-    if recipe.method != "none" and "+" not in recipe.method and recipe.keep is None:
-        raise UserError(f"--method {recipe.method}: give a budget with --keep, such as --keep 64 or --keep 11%")
-    for option, value in (("--max-batch", recipe.max_batch), ("--images", recipe.images)):
-        if value < 1:
-            raise UserError(f"{option} {value}: must be at least 1")
-
-
-def _folder(model: str) -> Path:
-    """The checkpoint's directory: a built-in one, one of this machine, or one from the hub."""
-    built_in = model == DEMO or model.startswith(f"{DEMO}:")
-    return demo_checkpoint(model) if built_in else find(model)

@@ -26,7 +26,7 @@ def rising(taps: Taps, layer: int, weight: float) -> Tensor:
     states = taps.hidden(layer).float()
     start = (taps.span[..., 0] * asking(taps).to(torch.int64)).sum(1, keepdim=True)
     sample = (taps.valid & (torch.arange(states.shape[1]) >= start)).float()
-    mean = (sample[:, None] @ states) / sample.sum(-1)[:, None, None]  # [B,1,C]
+    mean = (sample[:, None] @ states) / sample.sum(-1).clamp(min=1)[:, None, None]  # [B,1,C]
     return grown.relu() + weight * alike(rows_of(taps, states), mean[:, None])
 
 

@@ -113,7 +113,7 @@ class CATP(Reducer):
         if stage.keep is None:
             return Selection(carry={"need": rising(taps, stage.layer, self.lambda2)})
         scores = taps.carry["need"] if "need" in taps.carry else rising(taps, stage.layer, self.lambda2)
-        if taps.shape.images > 1:
+        if taps.span.shape[1] > 1:
             scores = recalled(taps, stage.layer, scores, stage.keep)
         return Selection(indices=top_k(scores, stage.keep), scores=scores)
 

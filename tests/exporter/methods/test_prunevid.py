@@ -180,11 +180,9 @@ def test_plan():
     assert stage.keep >= 32 * 98
     assert stage.blanks
     with pytest.raises(UserError, match="7 or more"):
-        PruneVid(mode="exact").plan(Shape(196, Grid(14, 14), views=6, video=True), Budget("1"))
+        PruneVid(mode="exact").plan(replace(SHAPE, views=6), Budget("1"))
     with pytest.raises(UserError, match="temporal_segment_ratio"):
-        PruneVid(mode="exact", temporal_segment_ratio=0.1).plan(
-            Shape(196, Grid(14, 14), views=8, video=True), Budget("1")
-        )
+        PruneVid(mode="exact", temporal_segment_ratio=0.1).plan(replace(SHAPE, views=8), Budget("1"))
 
 
 @pytest.mark.parametrize(("layers", "given", "after"), [(32, {}, 10), (28, {}, 9), (2, {}, 0), (28, {"layer": 3}, 3)])
