@@ -104,7 +104,7 @@ def _check_parts(geometry: Geometry, inputs: Mapping[str, Sequence[str]], split:
         raise ValueError(f"parts {', '.join(inputs)} for pictures of {', '.join(sorted(vision))}")
     if "text" not in inputs and any("clip_text" in inputs[part] for part in vision):
         raise ValueError("no part text, which clip_text comes from")
-    if split is not None and not split.whole and {form.tokens for form in geometry.forms} - {split.tokens}:
+    if split is not None and not split.whole and {form.tokens for form in geometry.forms} != {split.tokens} - {0}:
         raise ValueError("tokens of the forms differ, and the decoder is cut")
     if geometry.positions == "mrope" and not all(form.mrope for form in geometry.forms):
         raise ValueError("mrope is missing")

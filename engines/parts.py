@@ -75,10 +75,9 @@ class Parts:
         Returns:
             "carry.NAME" -> [B, I, K], zeros where a prompt has fewer pictures.
         """
+        assert self.contract.split
         names = [name for name in self.contract.inputs[part] if name.startswith("carry.")]
-        if not names:
-            return {}
-        shape = (len(counts), self.contract.images, self.contract.geometry.forms[0].tokens)
+        shape = (len(counts), self.contract.images, self.contract.split.tokens)
         places = np.arange(self.contract.images) < np.asarray(counts)[:, None]
         arranged = {name: np.zeros(shape, np.float32) for name in names}
         for name in names if seen else []:

@@ -156,8 +156,6 @@ def _kernels(fused: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name.split('_')[1]}" for name, count in sorted(fused.items())) or "-"
 
 
-
-
 def _change(name: str, before: float, after: float) -> tuple[str, str, str, str]:
     return name, amount(before, "FLOP"), amount(after, "FLOP"), times(before / after)
 

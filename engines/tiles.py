@@ -22,6 +22,8 @@ def choose(forms: Sequence[Form], picture: Picture) -> int:
     """
     kind = "video" if isinstance(picture, Video) else "image"
     able = [number for number, form in enumerate(forms) if form.kind == kind]
+    if not forms:
+        raise UserError(f"this bundle reads text only: leave the {kind} out")
     if not able:
         raise UserError(f"this bundle takes no {kind}: give it {forms[0].kind}s, or export with --input {kind}")
     if isinstance(picture, Video):

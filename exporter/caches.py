@@ -37,7 +37,8 @@ class Group:
 class Cached:
     """One layer's cache. `slots` `[B,K]` bool: which are valid, where the cache alone was cut to K of them.
 
-    `full` is the sequence of a layer that ran on some of it: the last row may be among those that passed it by.
+    `full` is the sequence whose positions go on, where that is another: of a layer that ran on some of it, the last row
+    may be among those that passed it by; of a cache that is cut later, keys keep the numbers that they were turned by.
     """
 
     key: Tensor
@@ -85,7 +86,13 @@ class Cached:
         assert left is not None
         where = (left[:, :, None] == mine[:, None, :]).to(torch.int64).argmax(-1)  # [B,S']
         each = where[:, None].expand(-1, self.key.shape[1], -1)
-        return Cached(gather_rows(self.key, each), gather_rows(self.value, each), alive, self.ran)
+        key, value = gather_rows(self.key, each), gather_rows(self.value, each)
+        return Cached(key, value, alive, self.ran, full=self.full or self.sequence)
+
+    @property
+    def numbering(self) -> int:
+        """Which of the countings its positions are from."""
+        return (self.full or self.sequence).numbering
 
 
 def chosen(past: KV, indices: Tensor) -> KV:
@@ -112,4 +119,6 @@ def groups_of(caches: list[Cached]) -> tuple[Group, ...]:
 
 def _differ(one: Cached, other: Cached) -> bool:
     a, b = one.sequence, other.sequence
-    return a.origin is not b.origin or a.bias is not b.bias or one.fixed != other.fixed
+    return (
+        a.origin is not b.origin or a.bias is not b.bias or one.fixed != other.fixed or one.numbering != other.numbering
+    )

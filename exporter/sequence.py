@@ -33,6 +33,7 @@ class Sequence:
     whole: bool = False
     marks: Mapping[str, Tensor] = field(default_factory=dict)  # [B,S]
     rows: Tensor | None = None  # [B,S] int64: where each row stood before any cut
+    numbering: int = 0  # how often its positions were counted anew
 
     @property
     def outside(self) -> Tensor:
@@ -125,6 +126,7 @@ def cut(sequence: Sequence, stage: Stage, selection: Selection, *, renumber: boo
         unit=sequence.unit,
         marks={name: rows.of(values, 0) for name, values in sequence.marks.items()},
         rows=None if sequence.rows is None else rows.of(sequence.rows, -1),
+        numbering=sequence.numbering + renumber,
     )
     reduced = observe(reduced, selection)
     return adopt(reduced) if stage.cls else reduced

@@ -11,7 +11,7 @@ from exporter.select import marked
 
 
 def crosstalk(taps: Taps, layer: int) -> tuple[Tensor, Tensor]:
-    """`[B]` fp32 each: the share of text rows' attention that goes to pictures, and of pictures' rows that goes to text.
+    """`[B]` fp32 each: the share of attention that text pays to pictures, and the share that pictures pay to text.
 
     Means over heads and rows of their kind. Text is what stands behind the first picture and in none; what stands
     before it is the system's. A lone picture sees no text behind it, which needs no rows.

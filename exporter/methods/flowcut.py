@@ -12,11 +12,13 @@ from torch import Tensor
 from engines.errors import UserError
 from exporter.budget import Budget
 from exporter.maths.counts import counts, falling
+from exporter.maths.depths import at_depth
 from exporter.maths.flow import Drop, drop, flow_to_text, inflow
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.select import gather_rows, top_k
 
-TEXT_LAYER = 1  # of the decoder
+TEXT_LAYER, DEPTH = 1, 32  # of the decoder, 0-based
+CHOICES = ("auto", "true", "false")
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,11 @@ class FlowCut(Reducer):
     softmax(v_cls v^T), v the head mean of the values; `c = score` in the first layer, then `c = c / 2 + score / 2`.
     Counting from the last layer before the one that the projector reads, every other layer keeps the largest c, in
     their order; the last of them keeps the budget T. How many of n go before that: `(n - T) / sqrt(left) * (1 - H^2)`,
-    `left` the layers to come, H the entropy of a over that of n equal shares. What stays is numbered anew. Budget:
-    patches per view; with `llm`, of all views of a picture together.
+    `left` the layers to come, H the entropy of a over that of n equal shares. What stays is numbered anew. With
+    `llm`, more leaves the tower, and behind decoder layer 1 the T tokens of a picture stay whose flow to the prompt's
+    last token is largest, by the same score over the picture's tokens, e scaled as attention is: of several views T/2
+    patches each leave the tower, of one without [CLS] 2T. Budget: tokens of a picture, all its views together; without
+    `llm`, patches per view.
 
     Attributes:
         mode: `schedule` keeps the same number of any picture after a layer, and so saves work in the tower. `exact`
@@ -39,8 +44,8 @@ class FlowCut(Reducer):
         entropy: H wherever no schedule is given, 0 to 1.
         coupled: of mode exact, drop of each picture of a batch as many as of the one that loses most, as the authors'
             code does: then a picture's result depends on those beside it, and parity holds for single pictures only.
-        llm: as published for LLaVA-NeXT: T/2 patches of each view leave the tower, and after decoder layer 1 the T with
-            the largest flow to the prompt's last token stay.
+        llm: whether to cut in the decoder, true or false; auto, as published, where pictures have several views
+            (LLaVA-NeXT) or the tower no [CLS] (Qwen2-VL).
 
     Source: *FlowCut: Rethinking Redundancy via Information Flow for Efficient Vision-Language Models*,
     arXiv 2505.19536.
@@ -49,11 +54,14 @@ class FlowCut(Reducer):
     title = "FlowCut"
     paper = "FlowCut: Rethinking Redundancy via Information Flow for Efficient Vision-Language Models"
     arxiv = "2505.19536"
+    site = "encoder + decoder"
     differences = (
         "counts are fixed, by a rule of ours or calibrated; the authors' code computes them anew, as does mode exact",
         "mode exact computes them for each picture by itself, the authors' code for the batch (coupled=true)",
         "scores are fp32 and ties go to the lower index; the authors' code ranks in the tower's dtype",
-        "every view has the budget for itself and there is no cut in the decoder, unless llm=true",
+        "videos of towers with [CLS]: every frame has the budget for itself, without a cut in the decoder (llm=auto)",
+        "several views: of each at least T / views patches leave the tower, where T/2 of each would not do",
+        "decoders of another depth are cut at the same share of it",
         "towers without [CLS]: as the authors' code for Qwen2-VL, but whole merged tokens are dropped, not patches",
     )
 
@@ -61,7 +69,7 @@ class FlowCut(Reducer):
     schedule: str = ""
     entropy: float = 0.8
     coupled: bool = False
-    llm: bool = False
+    llm: str | bool = "auto"
 
     def __post_init__(self) -> None:
         if self.mode not in {"schedule", "exact"}:
@@ -70,6 +78,9 @@ class FlowCut(Reducer):
             raise ValueError("mode exact takes no schedule")
         if not 0 <= self.entropy <= 1:
             raise ValueError(f"entropy {self.entropy} is not between 0 and 1")
+        object.__setattr__(self, "llm", str(self.llm).lower())
+        if self.llm not in CHOICES:
+            raise ValueError(f"llm {self.llm}: choose from {', '.join(CHOICES)}")
 
     def plan(self, shape: Shape, budget: Budget) -> tuple[Stage, ...]:
         """A look at every layer, cuts at every other, and with `llm` one in the decoder.
@@ -77,12 +88,22 @@ class FlowCut(Reducer):
         Raises:
             UserError: a schedule that does not fit the tower and the budget, or `llm` where views hold too few.
         """
-        total = budget.count(shape.tokens if self.llm else shape.patches)
-        keep = max(1, total // 2) if self.llm else total
-        if self.llm and not total <= keep * shape.views <= shape.tokens:
+        twice = self._twice(shape)
+        total = budget.count(shape.tokens if twice else shape.patches)
+        keep = _leaving(shape, total) if twice else total
+        if keep * shape.views < total:
             raise UserError(f"--param llm=true: {shape.views} views of {keep} patches do not hold --keep {total}")
         stages = self._exactly(shape, keep) if self.mode == "exact" else self._scheduled(shape, keep)
-        return (*stages, Stage("decoder", TEXT_LAYER, keep=total)) if self.llm else stages
+        if not twice or total == keep * shape.views:
+            return stages
+        (layer,) = at_depth((TEXT_LAYER,), DEPTH, shape.decoder_layers) or (TEXT_LAYER,)
+        return (*stages, Stage("decoder", layer, keep=total))
+
+    def _twice(self, shape: Shape) -> bool:
+        """Whether the decoder is cut, too."""
+        if self.llm == "auto":
+            return not shape.has_cls or (shape.views > 1 and not shape.video)
+        return self.llm == "true"
 
     def _exactly(self, shape: Shape, keep: int) -> tuple[Stage, ...]:
         layers = cuts(shape)
@@ -141,12 +162,21 @@ class FlowCut(Reducer):
 
     def learnt(self, shape: Shape, stages: Sequence[Stage], outputs: Sequence[Mapping[str, Tensor]]) -> str:
         """What the probe's `stages` left of several pictures, as a schedule: medians, rounded to eights."""
-        keep = next(stage.keep for stage in stages if stage.keep is not None)
+        keep = next((stage.keep for stage in stages if stage.stack == "tower" and stage.keep is not None), None)
+        if keep is None:
+            raise UserError("--method flowcut: at this --keep no patch is dropped in the tower; nothing to calibrate")
         line = list[int]()
         for name in (f"tokens.{stage.layer}" for stage in stages if isinstance(stage, Drop)):
             middle = median(int(found[name]) for found in outputs)
             line.append(min(max(keep, 8 * round(middle / 8)), shape.patches))
         return f"schedule={','.join(map(str, [*line, keep]))}"
+
+
+def _leaving(shape: Shape, total: int) -> int:
+    """Patches of each view that leave the tower, where `total` tokens of the picture stay in the decoder."""
+    if shape.views > 1:
+        return min(max(total // 2, -(-total // shape.views)), shape.patches)
+    return max(1, total // 2) if shape.has_cls else min(2 * total, shape.patches)
 
 
 def cuts(shape: Shape) -> range:

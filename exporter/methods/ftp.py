@@ -117,8 +117,8 @@ class FTP(Reducer):
 
     def _attended(self, taps: Taps, layer: int) -> Tensor:
         """`[B,I,n]` fp32: attention that each of the tokens that ran received."""
-        mean = received(taps, layer)
-        return mean * taps.valid.sum(1)[:, None, None] if self._trained.total else mean
+        rows = taps.valid.sum(1)[:, None, None] if self._trained.total else 1
+        return received(taps, layer) * rows
 
     def _scores(self, taps: Taps, stage: Route, there: Tensor) -> Tensor:
         """`[B,I,N]` fp32 of the router."""

@@ -22,8 +22,8 @@ class ToDREStage2(Reducer):
     Outputs, from the attention of that layer, mean over heads: `alpha_tv`, the share of it that the text behind the
     first picture pays to pictures, mean over its rows; `alpha_vt`, the share that pictures pay to this text, which is 0
     where nothing but system text stands before the last picture; `agrees`, 1 where both are below tau, so that the
-    paper drops, too. Caches of the layers before hold pictures, those behind only text. Budget: 100%, as all tokens stay
-    until then.
+    paper drops, too. Caches of the layers before hold pictures, those behind only text. Budget: 100%, as all tokens
+    stay until then.
 
     Attributes:
         drop: always, a constant choice. tau: as in the paper, only where both shares are below tau; then the pictures'
@@ -47,7 +47,7 @@ class ToDREStage2(Reducer):
     unverified = True
     differences = (
         "drop=always does not ask tau; the outputs say whether the paper would have dropped, drop=tau does as it says",
-        "no code was published; chosen here: behind layer 28 of 32 counted from 1, never earlier than 7 of 8; by that layer",
+        "no code was published; chosen here: layer 28 of 32 is counted from 1 and asked; other depths round up",
         "text is what stands behind the first picture; what stands before it counts as the system's",
     )
 

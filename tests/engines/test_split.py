@@ -102,6 +102,28 @@ def test_every_entry_must_be_there(settings, key):
         parse(raw)
 
 
+def test_a_model_of_text_has_spans_of_nothing():
+    raw = contract(NumpyModel(**SPLIT)) | {"pictures": []}
+    raw["model"]["image_token_id"] = None
+    del raw["parts"]["vision"]
+    with pytest.raises(UserError, match="tokens of the forms differ"):
+        parse(raw)
+    raw["prefill"][0]["tokens"] = 0
+    raw["parts"]["prefill"]["inputs"] = [{"name": "inputs_embeds"}, {"name": "attention_mask"}]
+    seen = {}
+
+    def prefill(feeds):
+        seen.update(feeds)
+        return NumpyModel(**SPLIT).prefill({**feeds, "position_ids": feeds["attention_mask"].cumsum(1) - 1})
+
+    session = Session(raw, NumpyModel(**SPLIT).parts() | {"prefill": prefill}, prompt=None)
+    _, logits = session.prefill([[5, 9], [13, 9, 8]], [[], []])
+    assert seen["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    close(logits, open_numpy(SPLIT).prefill([[5, 9], [13, 9, 8]], [[], []])[1])
+    with pytest.raises(UserError, match="reads text only"):
+        session.prefill([[5]], [PICTURES[0]])
+
+
 def test_buckets_ascend():
     raw = contract(NumpyModel(**BUCKETS))
     with pytest.raises(UserError, match="prefill parts"):
@@ -202,7 +224,7 @@ def test_a_static_cache_that_is_too_small_is_refused():
     raw = contract(NumpyModel(**STATIC))
     raw["kv"]["capacity"] = [20, 5]
     session = Session(raw, NumpyModel(**STATIC).parts(), prompt=None)
-    with pytest.raises(UserError, match="slots, where bundle.json says 5"):
+    with pytest.raises(UserError, match=r"slots, where bundle\.json says 5"):
         session.prefill(PROMPTS, PICTURES)
 
 

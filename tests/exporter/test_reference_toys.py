@@ -8,6 +8,7 @@ from exporter.draft import Draft
 from exporter.pictures import pictures
 from exporter.recipe import Recipe
 from exporter.reference import Reference
+from tests.exporter.models import tiny_llama
 from tests.exporter.test_sequences import DIGITS, PROMPTS, SHAPES, close
 from tests.exporter.toy_exports import install, toy
 
@@ -34,8 +35,9 @@ def seen(plain, picture):
     return plain.see(plain.family.stock_pixels(folder, DRAWN[id(picture)]))
 
 
-def compared(session, plain, prompts, shown, bucket=0):
+def compared(session, plain, prompts, shown=([], []), bucket=0):
     """Logits behind each prompt and behind each of the words said after it, of one batch."""
+    shown = shown[: len(prompts)]
     state, logits = session.prefill(prompts, shown)
     got = [logits]
     for step in range(STEPS):
@@ -78,3 +80,25 @@ def test_a_request_of_an_episode_behind_its_warm_up(folder):
     compared(session, reference(recipe), [*PICTURED], [[DIGITS], [SHAPES]])
     session.reset()
     compared(session, reference(Recipe(method="none")), [*PICTURED], [[DIGITS], [SHAPES]])
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A text model with grouped keys."""
+    return str(tiny_llama.write(tmp_path_factory.mktemp("llama"), tiny_llama.tiny_model()))
+
+
+@pytest.mark.parametrize("name", ["slotted", "keyed"])
+def test_text_models_with_grouped_keys(name, folder, words):
+    recipe = {"keep": "12", "model": words}
+    outcome = toy(name, folder, **recipe)
+    compared(Session.open(outcome.path), reference(Recipe(method=name, **recipe)), [[1, *SAID[0], *SAID[1]], [1, 5, 7]])
+
+
+def test_prompts_of_a_text_model_as_spans(folder, words):
+    recipe = {"keep": "12", "model": words, "buckets": (33, 64)}
+    outcome = toy("whole", folder, **recipe)
+    plain = reference(Recipe(method="whole", **recipe))
+    session = Session.open(outcome.path)
+    compared(session, plain, [[1, *SAID[0], *SAID[1]], [1, 5, 7]])
+    compared(session, plain, [[1, *SAID[0], *SAID[1], 9], [1, 5, 7]], bucket=64)

@@ -12,7 +12,6 @@ from exporter.parts.static import capacity
 from exporter.prompting import prompting
 from exporter.recipe import Recipe
 from exporter.reducer import Grid, Reducer, Selection, Shape, Stage
-from exporter.scores import received  # noqa: F401 - what methods look with is there in both forms
 from exporter.stack import Stack
 from exporter.static_steps import StaticStep
 from exporter.steps import Step

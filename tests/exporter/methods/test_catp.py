@@ -1,6 +1,7 @@
 """CATP, stage 1: no vectors were published, so the search is checked against the objective itself in float64."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -116,8 +117,35 @@ def test_batch_equals_one_at_a_time():
     assert torch.equal(kept(rows, text, mask, 7), in_turn(lambda *one: kept(*one, 7), rows, text, mask))
 
 
-def test_plan_and_mistakes():
-    assert CATP().plan(Shape(576, Grid(24, 24)), Budget("352")) == (Stage("projected", keep=352),)
+LLAVA = Shape(576, Grid(24, 24), decoder_layers=32)
+
+
+@pytest.mark.parametrize(("keep", "first"), [("128", 352), ("127", 351), ("575", 575), ("1", 288)])
+def test_each_stage_drops_half_of_what_goes(keep, first):
+    assert CATP().plan(LLAVA, Budget(keep)) == (Stage("projected", keep=first), Stage("decoder", 5, keep=int(keep)))
+
+
+def test_plans():
+    several = CATP().plan(replace(LLAVA, images=5), Budget("128"))
+    assert several[1:] == (Stage("decoder", 5), Stage("decoder", 6, keep=128))
+    assert CATP(stage1_only=True).plan(LLAVA, Budget("352")) == (Stage("projected", keep=352),)
+    assert CATP().plan(LLAVA, Budget("100%")) == ()
     assert CATP().needs == {"text"}
-    with pytest.raises(UserError, match="from 0 on"):
-        method("catp", {"lambda1": "-1"})
+
+
+@pytest.mark.parametrize(("layers", "behind"), [(2, 0), (4, 1), (28, 5), (32, 5), (40, 9), (64, 10)])
+def test_stage_2_is_where_the_paper_has_it_or_at_the_same_depth(layers, behind):
+    assert CATP().plan(replace(LLAVA, decoder_layers=layers), Budget("128"))[-1].layer == behind
+    assert CATP(k=1).plan(replace(LLAVA, decoder_layers=layers), Budget("128"))[-1].layer == 0
+
+
+def test_layers_that_are_not_there():
+    with pytest.raises(UserError, match="cannot cut behind layer 32 of 32"):
+        CATP(k=32).plan(LLAVA, Budget("128"))
+
+
+@pytest.mark.parametrize("param", ["lambda1", "lambda2", "k"])
+def test_a_mistake_is_one_line(param):
+    with pytest.raises(UserError, match=r"from [01] on") as caught:
+        method("catp", {param: "-1"})
+    assert "\n" not in str(caught.value)

@@ -101,9 +101,9 @@ def test_only_if_coupled_a_picture_depends_on_those_beside_it():
 @pytest.mark.parametrize("keep", [1, 5, 29, 30])
 def test_exact_is_a_schedule_of_its_own_counts(keep, has_cls):
     x = pictures(1, 30, has_cls)
-    exact, outputs = walked(FlowCut("exact"), x, keep, 9, has_cls)
+    exact, outputs = walked(FlowCut("exact", llm=False), x, keep, 9, has_cls)
     line = [*(int(found) for found in outputs.values()), keep] if keep < 30 else [30] * len(cuts(tower_shape(30, 9)))
-    fixed, _ = walked(FlowCut(schedule=",".join(map(str, line))), x, keep, 9, has_cls)
+    fixed, _ = walked(FlowCut(schedule=",".join(map(str, line)), llm=False), x, keep, 9, has_cls)
     assert exact.origin.shape == (1, 1, keep)
     assert torch.equal(exact.origin, fixed.origin)
     torch.testing.assert_close(exact.hidden, fixed.hidden, rtol=1e-4, atol=1e-5)
@@ -148,7 +148,7 @@ def test_a_dropped_patch_with_a_high_score_stays_away():
 def test_tokens_of_several_rows_move_together():
     for name in ("exact", "schedule"):
         seen, _ = walked(FlowCut(name), pictures(1, 48, False), 5, 4, has_cls=False, unit=4)
-        assert seen.hidden.shape[1] == 20
+        assert seen.hidden.shape[1] == 40  # twice as many as the decoder keeps
 
 
 def test_the_plans():
@@ -163,8 +163,36 @@ def test_the_plans():
     ]
     assert FlowCut().plan(CLIP, Budget("576")) == FlowCut("exact").plan(CLIP, Budget("576")) == ()
     tiles = Shape(576, Grid(24, 24), tower_layers=24, tower_last=22, views=5)
-    twice = FlowCut(llm=True).plan(tiles, Budget("320"))
-    assert (twice[-2].keep, twice[-1]) == (160, Stage("decoder", 1, keep=320))
+    for llm in ("auto", "true", True):
+        twice = FlowCut(llm=llm).plan(tiles, Budget("320"))
+        assert (twice[-2].keep, twice[-1]) == (160, Stage("decoder", 1, keep=320))
+
+
+@pytest.mark.parametrize(
+    ("keep", "fields", "patches", "tokens"),
+    [
+        ("320", {}, 160, 320),  # LLaVA-NeXT: half of the budget from each view
+        ("5", {"views": 2}, 3, 5),  # where halves would not do
+        ("1152", {"views": 2}, None, None),
+        ("1440", {}, None, 1440),
+        ("2880", {}, None, None),
+        ("64", {"views": 1}, 64, None),
+        ("64", {"views": 1, "has_cls": False}, 128, 64),  # Qwen2-VL: twice the budget
+        ("400", {"views": 1, "has_cls": False}, None, 400),
+        ("64", {"views": 8, "video": True}, 64, None),
+    ],
+)
+def test_who_is_cut_in_the_decoder_and_how_much(keep, fields, patches, tokens):
+    stages = FlowCut().plan(replace(CLIP, decoder_layers=32, **{"views": 5, **fields}), Budget(keep))
+    found = {stack: [s.keep for s in stages if s.stack == stack and s.keep] for stack in ("tower", "decoder")}
+    assert found["tower"][-1:] == ([patches] if patches else [])
+    assert found["decoder"] == ([tokens] if tokens else [])
+    assert {s.layer for s in stages if s.stack == "decoder"} <= {1}
+
+
+@pytest.mark.parametrize(("layers", "behind"), [(2, 0), (28, 1), (80, 2)])
+def test_the_decoder_is_cut_at_the_same_share_of_its_depth(layers, behind):
+    assert FlowCut().plan(replace(CLIP, views=5, decoder_layers=layers), Budget("320"))[-1].layer == behind
 
 
 @pytest.mark.parametrize(
@@ -189,6 +217,7 @@ def test_plans_that_do_not_fit(fields, says):
         ({"schedule": "9 5"}, "schedule 9 5 is no list"),
         ({"schedule": "9,5", "mode": "exact"}, "mode exact takes no schedule"),
         ({"entropy": "1.1"}, "entropy 1.1 is not between 0 and 1"),
+        ({"llm": "maybe"}, "llm maybe: choose from auto, true, false"),
     ],
 )
 def test_parameters_that_make_no_sense(params, says):

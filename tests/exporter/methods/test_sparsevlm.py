@@ -120,6 +120,13 @@ def test_clusters_are_told_apart():
     torch.testing.assert_close(mix.sum(-1), torch.ones(2))
 
 
+def test_each_others_nearest_are_one_peak():
+    """With two neighbours both are equally dense, and nobody denser."""
+    rows = torch.tensor([[[[0.0, 0], [3, 0], [3, 1], [0, 9]]]])
+    mix = recycled(rows, torch.arange(4)[None, None], 2)[0, 0]
+    assert (mix > 0).int().tolist() == [[1, 1, 1, 0], [0, 0, 0, 1]]
+
+
 def test_ties_go_to_the_lower_index():
     flat = torch.full((1, 4, 18, 18), 1 / 18)
     taps = eager(flat, normal(1, 18, 8), marks={"rater": torch.ones(1, 18)})

@@ -108,10 +108,10 @@ def test_attention_is_taken_from_the_last_layer(layers, layer):
 def test_plan_looks_at_cls_only_where_it_starts_there():
     shape = Shape(576, Grid(24, 24), tower_layers=24, tower_last=22, views=5)
     cut = Stage("projected", keep=288)
-    assert ToDRE().plan(shape, Budget("10%")) == (Stage("tower", 22), cut)
-    assert ToDRE(init="far").plan(shape, Budget("288")) == (cut,)
+    assert ToDRE(stage2=False).plan(shape, Budget("10%")) == (Stage("tower", 22), cut)
+    assert ToDRE(init="far", stage2=False).plan(shape, Budget("288")) == (cut,)
     bare = Shape(576, Grid(24, 24), views=5, has_cls=False)
-    assert ToDRE().plan(bare, Budget("288")) == (cut,)
+    assert ToDRE(stage2=False).plan(bare, Budget("288")) == (cut,)
 
 
 @pytest.mark.parametrize("params", [{"mode": "max"}, {"init": "mean"}])

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from exporter.reducer import Reducer, Selection, Stage, StateSpec
-from exporter.select import ranked
-from tests.exporter.toys.keyed import by_key_head, filled
+from tests.exporter.toys.keyed import best, by_key_head
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,8 @@ class Evictor(Reducer):
         return self.best(torch.cat([0.9 * before, new], 2) + rows, taps.valid, stage)
 
     def best(self, scores, valid, stage):
-        order = ranked(scores.masked_fill(~valid[:, None], -1.0), self.slots)
-        left = scores.gather(2, order)
-        return Selection(filled(order, valid), state={f"score.{stage.layer}": left})
+        kept = best(scores, valid, self.slots)
+        return Selection(kept, state={f"score.{stage.layer}": scores.gather(2, kept.clamp(min=0))})
 
 
 METHOD = Evictor

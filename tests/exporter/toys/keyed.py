@@ -20,7 +20,7 @@ class Keyed(Reducer):
     def select(self, taps, stage):
         scores = by_key_head(taps.rows(stage.layer, "last")[:, :, 0], taps.qkv(stage.layer).k.shape[1])
         scores = scores + 1e-3 * taps.hidden(stage.layer)[..., 0].float().abs()[:, None]
-        return Selection(filled(ranked(scores.masked_fill(~taps.valid[:, None], -1.0), stage.keep), taps.valid))
+        return Selection(best(scores, taps.valid, stage.keep))
 
 
 def by_key_head(rows, heads):
@@ -28,10 +28,11 @@ def by_key_head(rows, heads):
     return rows.reshape(rows.shape[0], heads, -1, rows.shape[2]).mean(2)
 
 
-def filled(order, valid):
-    """Indices with those that hold nothing named so."""
+def best(scores, valid, keep):
+    """Where the largest of `[B,Hkv,n]` are, those that hold nothing last and named so; n may be less than keep."""
+    padded = torch.nn.functional.pad(scores.masked_fill(~valid[:, None], -1.0), (0, keep), value=-1.0)
     count = valid.to(torch.int64).sum(1)[:, None, None]
-    return torch.where(torch.arange(order.shape[-1]) < count, order, -2)
+    return torch.where(torch.arange(keep) < count, ranked(padded, keep), -2)
 
 
 METHOD = Keyed
