@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from exporter.budget import Budget
 
-SHARES = re.compile(r"(\d(\.\d{0,9})?|\.\d{1,9})(,(\d(\.\d{0,9})?|\.\d{1,9}))*", re.ASCII)
+SHARES = re.compile(r"(\d(\.\d{0,18})?|\.\d{1,18})(,(\d(\.\d{0,18})?|\.\d{1,18}))*", re.ASCII)
 LAYERS, DEPTH = (9, 18), 28  # of the decoder; counted from 1, cut behind
 
 

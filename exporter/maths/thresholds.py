@@ -29,6 +29,11 @@ class Module:
     place: Linear
     activation: str
 
+    @property
+    def reads(self) -> int:
+        """Numbers that it is given: 2, or 2 for each token of a picture."""
+        return int(self.projection.weight.shape[1])
+
     def thresholds(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """`[...,1]` each, of redundancy and of the spatial score, from values `[...,in]`."""
         hidden = ACTIVATIONS[self.activation](self.projection(values))
@@ -86,7 +91,7 @@ def margins(module: Module, scores: tuple[Tensor, Tensor], alive: Tensor, place:
     `[B,I,n]`.
     """
     both = [values * alive for values in scores]
-    if module.projection.weight.shape[1] == 2:
+    if module.reads == 2:
         values = torch.cat([each.sum(-1, keepdim=True) for each in both], -1) / alive.sum(-1, keepdim=True).clamp(min=1)
     else:
         wide = torch.zeros(*place.shape[:2], grid.rows * grid.cols)

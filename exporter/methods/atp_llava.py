@@ -90,6 +90,8 @@ class AtpLlava(Reducer):
         keep, total = budget.count(shape.tokens), shape.tokens
         if keep == total:
             return ()
+        if (reads := self.weights[0].reads) not in {2, 2 * total}:
+            raise UserError(f"--method atp-llava: its modules read {reads // 2} tokens, and a picture has {total} here")
         left = counts("counts", self.counts) or _falling(total, keep, len(self.weights))
         if len(left) != len(self.weights) or sorted((total, *left), reverse=True) != [total, *left] or left[-1] < 1:
             raise UserError(

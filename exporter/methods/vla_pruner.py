@@ -130,7 +130,7 @@ class VLAPruner(Reducer):
             attention = taps.span_of(taps.rows(stage.layer, "last"))[:, :, :, 0].mean(2)
             place = taps.carry["place"].round().to(torch.int64)
             wide = torch.zeros(*place.shape[:2], taps.shape.tokens).scatter(-1, place, attention)
-            return Selection(state={"attended": wide[:, 0], "rows": torch.ones(len(wide), 1)})
+            return Selection(state={"attended": wide[:, 0], "rows": torch.ones(wide.shape[0], 1)})
         history = remembered(taps.state["history"], taps.state["attended"], taps.state["rows"])
         kept = self.kept(taps, stage, history)
         return Selection(indices=kept, carry={"place": kept.float()}, state={"history": history})

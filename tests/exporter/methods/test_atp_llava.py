@@ -214,5 +214,7 @@ def test_what_cannot_be_planned_is_told():
     views = Shape(6, Grid(2, 3), decoder_layers=5, views=2)
     with pytest.raises(UserError, match="it samples one grid, and a picture has 2 views"):
         trained().plan(views, Budget("4"))
+    with pytest.raises(UserError, match="its modules read 12 tokens, and a picture has 9 here"):
+        trained().plan(DECODER.shape(9), Budget("4"))
     with pytest.raises(UserError, match="no list of numbers"):
         method("atp-llava", {"counts": "a,b"})

@@ -122,9 +122,9 @@ def test_clusters_are_told_apart():
 
 def test_each_others_nearest_are_one_peak():
     """With two neighbours both are equally dense, and nobody denser."""
-    rows = torch.tensor([[[[0.0, 0], [3, 0], [3, 1], [0, 9]]]])
+    rows = torch.tensor([[[[0.0, 0], [0.9, 0], [0.9, 0.3], [0, 2.7]]]])
     mix = recycled(rows, torch.arange(4)[None, None], 2)[0, 0]
-    assert (mix > 0).int().tolist() == [[1, 1, 1, 0], [0, 0, 0, 1]]
+    assert (mix > 0).int().tolist() == [[0, 1, 1, 0], [1, 0, 0, 1]]
 
 
 def test_ties_go_to_the_lower_index():
