@@ -120,7 +120,8 @@ class _Run:
             buckets = [each.tokens for each in draft.prompts if each.whole]
             return write_text_cases(self._prompt(), buckets, self.root / "parity")
         drawn = pictures("demo" if draft.recipe.model == "demo" else "general")
-        return write_cases(drawn, QUESTIONS, self._prompt(), draft.main.form.kind, self.root / "parity")
+        frames = draft.main.form.views if "frame_scores" in draft.reducer.needs else 0
+        return write_cases(drawn, QUESTIONS, self._prompt(), draft.main.form.kind, self.root / "parity", frames)
 
     def _prompt(self) -> Prompt:
         facts = self.draft.facts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,13 @@ from exporter.reference import Reference
 from exporter.witness import Witness, save_reference
 
 
-def write_cases(pictures: Sequence[Picture], questions: int, prompt: Prompt, kind: Kind, folder: Path) -> list[Case]:
-    """Put the pictures into the bundle, or videos made of them, and lay down what is asked of each."""
+def write_cases(
+    pictures: Sequence[Picture], questions: int, prompt: Prompt, kind: Kind, folder: Path, frames: int = 0
+) -> list[Case]:
+    """Put the pictures into the bundle, or videos made of them, and lay down what is asked of each.
+
+    Where the method shares out tokens by the scores of so many `frames`, they are made up here: high ones and low ones.
+    """
     folder.mkdir(parents=True)
     cases = []
     for number, picture in enumerate(pictures):
@@ -35,7 +40,9 @@ def write_cases(pictures: Sequence[Picture], questions: int, prompt: Prompt, kin
         for question in picture.questions[:questions]:
             content = [{"type": kind}, {"type": "text", "text": question.text}]
             text = prompt.render([{"role": "user", "content": content}])
-            cases.append(Case(picture.path.name, question.text, text, prompt.encode(text), question.answer))
+            case = Case(picture.path.name, question.text, text, prompt.encode(text), question.answer)
+            scores = tuple(round(0.05 + 0.9 * ((3 * place + number) % frames) / frames, 3) for place in range(frames))
+            cases.append(replace(case, frame_scores=scores or None))
     (folder / "cases.json").write_text(json.dumps([asdict(case) for case in cases], indent=1))
     return cases
 
@@ -68,6 +75,7 @@ def prove(
             prompts=draft.prompts,
             steps=draft.steps,
             states=draft.states,
+            images=draft.images,
         )
         for each in draft.planned
     ]

@@ -63,6 +63,13 @@ class Laid:
             valid=torch.cat([self.valid, torch.zeros(more, dtype=torch.bool)]),
         )
 
+    def dummies(self, count: int, width: int) -> Laid:
+        """With spans that hold nothing, as engines have them where a prompt has fewer pictures."""
+        starts = [len(self.rows) + width * number for number in range(count)]
+        carry = {name: torch.cat([v, v.new_zeros(1, count, width)], 1) for name, v in self.carry.items()}
+        more = self.padded(len(self.rows) + width * count)
+        return replace(more, starts=(*self.starts, *starts), width=width, carry=carry)
+
 
 @dataclass
 class Reading:
@@ -77,7 +84,8 @@ class Reference:
     """Runs one prompt at a time, without cache: slow, plain, independent.
 
     `forced` `[V,1,k]` are indices for each view to use instead of those that the reducer finds. `prompts` are the
-    prefill parts; where their spans are prompts, a prompt is padded to the length of one, as engines do it.
+    prefill parts, of which `images` spans stand in a prompt; where spans are prompts, a prompt is padded to the length
+    of one part, as engines do it.
     """
 
     family: Family
@@ -87,6 +95,7 @@ class Reference:
     prompts: tuple[Prompting, ...] = ()
     steps: tuple[Stage, ...] = ()
     states: tuple[StateSpec, ...] = ()
+    images: int = 1
 
     @property
     def uncut(self) -> bool:
@@ -188,7 +197,7 @@ class Reference:
 
     def caches(self, laid: Laid) -> Caches:
         """What is known of a prompt's caches before it was read."""
-        shape = self.family.shape(1).flat(laid.width)
+        shape = self.family.shape(self.images).flat(laid.width)
         return Caches(self.family, self.reducer, shape, self.steps, self.states)
 
     def _passes(self, caches: Caches, count: int) -> list[int]:
@@ -231,7 +240,7 @@ class Reference:
 
     @property
     def _always(self) -> bool:
-        """Whether something is done to prompts without pictures, too."""
+        """Whether something is done to prompts without pictures, too: then all have equally many spans."""
         lasting = bool(self.steps or self.states) or not self.prompts[-1].tokens
         return lasting or any(stage.at == "kv" for stage in self.stages)
 
@@ -264,9 +273,8 @@ class Reference:
         if whole:
             bucket = bucket or min(size for size in whole if size >= len(rows))
             return replace(laid.padded(bucket), starts=(0,), width=bucket, carry={}, bucket=bucket)
-        if self.prompts and not starts and self._always:  # engines give text alone spans that hold nothing
-            width = self.prompts[-1].tokens
-            return replace(laid.padded(len(rows) + width), starts=(len(rows),), width=width)
+        if self.prompts and self._always:
+            return laid.dummies(self.images - len(starts), self.prompts[-1].tokens)
         return laid
 
     def generate(

@@ -43,6 +43,8 @@ class Witness:
         if self.draft.clip is not None:
             with torch.no_grad():
                 words |= read(self.reference.family.clip, self.draft.clip, case.question)
+        if case.frame_scores is not None:
+            words["frame_scores"] = torch.tensor([case.frame_scores])
         free = self.reference.see(pixels, words)
         if self.dtype == "fp32" or (torch.equal(kept, free.kept) and not free.mixed):
             return free, free, True

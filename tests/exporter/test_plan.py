@@ -100,9 +100,7 @@ class Filming(Given):
     needs = frozenset({"video"})
 
 
-@pytest.mark.parametrize(
-    ("shape", "says"), [(SHAPE, "frames of a video"), (SHAPE.flat(0), "reads text only")]
-)
+@pytest.mark.parametrize(("shape", "says"), [(SHAPE, "frames of a video"), (SHAPE.flat(0), "reads text only")])
 def test_what_the_model_does_not_have_is_refused_before_planning(shape, says):
     reducer = Filming() if shape.tokens else Given()
     with pytest.raises(UserError, match=says):

@@ -55,7 +55,10 @@ def test_steps_slots_and_constant_caches_make_two_parts_as_well(reducer, recipe)
 
 def test_spans_that_are_prompts_have_a_part_for_each_length():
     found = parts(Given(prompt=True), (), buckets=(64, 32))
-    assert [(each.part, each.tokens, each.whole) for each in found] == [("prefill.32", 32, True), ("prefill.64", 64, True)]
+    assert [(each.part, each.tokens, each.whole) for each in found] == [
+        ("prefill.32", 32, True),
+        ("prefill.64", 64, True),
+    ]
     assert [each.stages[0].keep for each in found] == [8, 16]
     assert [each.tokens for each in parts(Given(prompt=True), ())] == list(BUCKETS)
 

@@ -26,7 +26,7 @@ def reference(recipe):
     install()
     draft = Draft.of(recipe)
     family = draft.family(draft.config, draft.family.reference(draft.checkpoint.dir), draft.main.form)
-    more = {"prompts": draft.prompts, "steps": draft.steps, "states": draft.states}
+    more = {"prompts": draft.prompts, "steps": draft.steps, "states": draft.states, "images": recipe.images}
     return Reference(family, draft.reducer, draft.stages, **more)
 
 
@@ -39,9 +39,8 @@ def compared(session, plain, prompts, shown=([], []), bucket=0):
     """Logits behind each prompt and behind each of the words said after it, of one batch."""
     shown = shown[: len(prompts)]
     state, logits = session.prefill(prompts, shown)
-    got = [logits]
-    for step in range(STEPS):
-        got.append(session.step(state, np.array([said[step] for said in SAID[: len(prompts)]])))
+    said = np.array(SAID[: len(prompts)])
+    got = [logits, *(session.step(state, said[:, step]) for step in range(STEPS))]
     for row, (ids, images) in enumerate(zip(prompts, shown, strict=True)):
         want = plain.read(ids, [seen(plain, image) for image in images], SAID[row], bucket).logits.numpy()
         assert len(want) == STEPS + 1
@@ -50,16 +49,24 @@ def compared(session, plain, prompts, shown=([], []), bucket=0):
 
 
 PICTURED = PROMPTS[1], [1, 7, 4, *PROMPTS[1][4:], 8, 6, 7]
-TOYS = {"keyed": True, "compacted": False, "bypass": False, "evictor": True, "chooser": False}
+BATCHES = {
+    "two": ([*PICTURED], ([DIGITS], [SHAPES])),
+    "text": ([PROMPTS[1], PROMPTS[0]], ([DIGITS], [])),
+    "several": ([PROMPTS[1], PROMPTS[2]], ([DIGITS], [SHAPES, DIGITS])),
+}
 
 
-@pytest.mark.parametrize("name", TOYS)
-def test_sixteen_forced_steps(name, folder):
-    outcome = toy(name, folder)
-    session, plain = Session.open(outcome.path), reference(Recipe(method=name, keep="32"))
-    compared(session, plain, list(PICTURED), [[DIGITS], [SHAPES]])
-    if TOYS[name]:  # text alone is treated likewise
-        compared(session, plain, [PROMPTS[1], PROMPTS[0]], [[DIGITS], []])
+@pytest.mark.parametrize(
+    ("name", "batch"),
+    [("keyed", "text"), ("compacted", "two"), ("bypass", "two"), ("evictor", "text"), ("chooser", "several")],
+)
+def test_sixteen_forced_steps(name, batch, folder):
+    images = 2 if batch == "several" else 1
+    session, plain = (
+        Session.open(toy(name, folder, images).path),
+        reference(Recipe(method=name, keep="32", images=images)),
+    )
+    compared(session, plain, *BATCHES[batch])
 
 
 def test_prompts_that_are_spans_whether_they_fill_a_bucket_or_not(folder):

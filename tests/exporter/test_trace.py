@@ -10,10 +10,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from exporter.attention import register
+from exporter.caches import Group
 from exporter.checkpoint import open_checkpoint
 from exporter.methods.fastervlm import FasterVLM
 from exporter.models.llava import Llava
-from exporter.caches import Group
 from exporter.parts.base import Job
 from exporter.parts.decode import DecodePart
 from exporter.parts.embed import EmbedPart

@@ -9,7 +9,9 @@ from rich.console import Console
 from engines.errors import UserError
 from exporter.export import export
 from exporter.recipe import Recipe
-from tests.exporter.matrix.pairs import BUDGETS, KEEP, PARAMS, checkpoint, pairs
+from exporter.registry import method_class
+from tests.exporter.matrix import routers
+from tests.exporter.matrix.pairs import BUDGETS, DECODER_LAYERS, KEEP, PARAMS, checkpoint, pairs
 
 PAIRS = pairs()
 TARGET = "trt-rtx:sm89"
@@ -41,7 +43,7 @@ REFUSED = {("cdpruner", "LlavaNext"), *((name, kind) for name in SEARCHES for ki
 def play(pair, models, folder, target=TARGET):
     options = dict(pair.options)
     if "aux" in options:
-        options["aux"] = {"clip": str(checkpoint("clip", models))}
+        options["aux"] = {role: str(aux(role, pair.method, models)) for role in options["aux"]}
     recipe = Recipe(
         model=str(checkpoint(pair.family, models)),
         method=pair.method,
@@ -54,6 +56,15 @@ def play(pair, models, folder, target=TARGET):
     return export(recipe, folder / str(pair), Console(quiet=True))
 
 
+def aux(role, name, models):
+    """The file or folder that a method reads."""
+    if role == "clip":
+        return checkpoint("clip", models)
+    path = models / f"{name}.safetensors"
+    routers.WRITERS[name](path, DECODER_LAYERS)
+    return path
+
+
 def check(pair, models, folder):
     if (pair.method, pair.family) in REFUSED:
         with pytest.raises(UserError, match="building 'vision' for trt-rtx"):
@@ -63,10 +74,12 @@ def check(pair, models, folder):
     outcome = play(pair, models, folder)
     assert outcome.parity["verdict"] == "pass"
     assert set(outcome.parity["cases"]) == {"fp32", "fp16"}
+    plans = outcome.contract["engines"]["trt-rtx"]["fused_attention"]
     for picture in outcome.contract["pictures"]:
-        fused = outcome.contract["engines"]["trt-rtx"]["fused_attention"][picture["part"]]
         layers = outcome.contract["geometry"]["tower_layers"]
-        assert sum(fused.values()) == layers + APART.get(pair.method, 0)  # every layer's attention stays fused
+        assert sum(plans[picture["part"]].values()) == layers + APART.get(pair.method, 0)  # all attention stays fused
+    for prefill in outcome.contract["prefill"]:
+        assert sum(plans[prefill["part"]].values()) == DECODER_LAYERS
 
 
 @pytest.mark.parametrize("pair", covering(), ids=str)
@@ -74,7 +87,14 @@ def test_a_covering_set_of_pairs(pair, models, tmp_path):
     check(pair, models, tmp_path)
 
 
+def others():
+    """All other pairs; methods of the decoder alone on one family of each kind of decoder."""
+    kinds = {"Llava", "Qwen25VL", "Llama"}
+    alone = {name for name in {pair.method for pair in PAIRS} if method_class(name).site == "decoder"}
+    return [p for p in PAIRS if p not in covering() and (p.method not in alone or p.family in kinds)]
+
+
 @pytest.mark.matrix
-@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair not in covering()], ids=str)
+@pytest.mark.parametrize("pair", others(), ids=str)
 def test_every_other_pair(pair, models, tmp_path):
     check(pair, models, tmp_path)
