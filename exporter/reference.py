@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from exporter.family import Family
+from exporter.laid import Laid
 from exporter.line import Line
 from exporter.plan import picture_cuts
 from exporter.prompting import Prompting
@@ -39,38 +40,6 @@ class Sight:
         return replace(self, embeds=self.embeds[full], kept=self.kept[full], carry=carry)
 
 
-@dataclass(frozen=True)
-class Laid:
-    """A prompt as rows: `following` is the position of the first token behind it."""
-
-    rows: Tensor  # [n,C]
-    positions: Tensor  # [axes,n]
-    valid: Tensor  # [n]
-    starts: tuple[int, ...]
-    width: int
-    following: int
-    carry: dict[str, Tensor]
-    bucket: int = 0
-
-    def padded(self, length: int) -> Laid:
-        """With rows of nothing behind, up to `length`."""
-        more = length - len(self.rows)
-        behind = (self.following + torch.arange(more)).expand(len(self.positions), -1)
-        return replace(
-            self,
-            rows=torch.cat([self.rows, self.rows.new_zeros(more, self.rows.shape[1])]),
-            positions=torch.cat([self.positions, behind], 1),
-            valid=torch.cat([self.valid, torch.zeros(more, dtype=torch.bool)]),
-        )
-
-    def dummies(self, count: int, width: int) -> Laid:
-        """With spans that hold nothing, as engines have them where a prompt has fewer pictures."""
-        starts = [len(self.rows) + width * number for number in range(count)]
-        carry = {name: torch.cat([v, v.new_zeros(1, count, width)], 1) for name, v in self.carry.items()}
-        more = self.padded(len(self.rows) + width * count)
-        return replace(more, starts=(*self.starts, *starts), width=width, carry=carry)
-
-
 @dataclass
 class Reading:
     """Logits of a prompt's last row and every row behind it, and by layer the tokens of each span in its cache."""
@@ -84,8 +53,8 @@ class Reference:
     """Runs one prompt at a time, without cache: slow, plain, independent.
 
     `forced` `[V,1,k]` are indices for each view to use instead of those that the reducer finds. `prompts` are the
-    prefill parts, of which `images` spans stand in a prompt; where spans are prompts, a prompt is padded to the length
-    of one part, as engines do it.
+    engines' prefill parts, `images` the pictures that they have spans for; where spans are prompts, a prompt is padded
+    to the length of one part, as engines do it.
     """
 
     family: Family

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exporter.caches import Group
 from exporter.family import Family
 from exporter.masks import last_place
 from exporter.plan import picture_cuts
-from exporter.caches import Group
 from exporter.reducer import Reducer, Shape, Stage, StateSpec
 from exporter.select import gather_rows
 from exporter.stack import Stack, Walk

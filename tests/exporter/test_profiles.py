@@ -80,3 +80,34 @@ def test_a_usual_prompt_fits_a_short_engine():
 def test_an_axis_without_a_range_is_not_passed_over():
     with pytest.raises(KeyError, match="length"):
         profiles("decoder", [port("odd", "batch", "length.0")], LIMITS)
+
+
+def test_parts_of_prompts_of_one_length_have_no_range_but_the_batch():
+    [found] = profiles("prefill.256", [port("inputs_embeds", "batch", 256, 160)], LIMITS)
+    assert found == {"inputs_embeds": ((1, 256, 160), (1, 256, 160), (4, 256, 160))}
+
+
+def test_a_warm_up_is_as_long_as_any_prompt():
+    ports = [port("attention_mask", "batch", "tokens")]
+    assert profiles("prefill.warm", ports, LIMITS) == profiles("prefill", ports, LIMITS)
+
+
+def test_static_caches_have_no_range():
+    ports = [port("slots.0", "batch", "tokens"), port("past_key_values.0.key", "batch", 5, 448, 32)]
+    prompt, step = profiles("decode", ports, LIMITS)
+    assert prompt["slots.0"] == ((1, 1), (1, 104), (4, 512))
+    assert step["past_key_values.0.key"] == ((1, 5, 448, 32), (1, 5, 448, 32), (4, 5, 448, 32))
+
+
+def test_caches_that_were_cut_alone_grow_behind_what_is_left_of_them():
+    ports = [port("attention_mask.0", "batch", "64+tokens"), port("attention_mask.1", "batch", "past.1+tokens")]
+    prompt, step = profiles("decode", ports, Limits(batch=4, length=512, tokens=64, images=2, fixed=64))
+    assert prompt["attention_mask.0"] == ((1, 65), (1, 168), (4, 576))
+    assert step["attention_mask.1"] == ((1, 2), (1, 105), (4, 512 + 64 + 1))
+
+
+def test_between_two_turns_caches_and_states_have_any_length():
+    [found] = profiles(
+        "evict", [port("attention_mask.0", "batch", "past.0"), port("state.s", "batch", "slots")], LIMITS
+    )
+    assert found["attention_mask.0"] == found["state.s"] == ((1, 1), (1, 104), (4, 512))
