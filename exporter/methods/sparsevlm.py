@@ -61,7 +61,7 @@ class SparseVLM(Reducer):
     site = "decoder"
     differences = (
         "counts are fixed as in the authors' code; the paper's adaptive ratio by rank is in neither",
-        "no random noise on densities, which decides the clusters where rows are far apart: the lower index counts as denser",
+        "no random noise on densities, which decides for rows far apart: of equal ones the better scored is denser",
         "budgets between and beyond the authors' four are interpolated (ours)",
         "2.0: of fewer than 14 heads all count, where the authors' code fails",
         "all text behind the first picture may rate, and rates every picture; the authors' code takes one picture",

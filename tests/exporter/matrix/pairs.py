@@ -36,7 +36,7 @@ KEEP = "25%"
 BUDGETS = {"dycoke": "60%", "a2sf": "40", "spatten": "40", "todre-stage2": "100%"}  # whole frames must fit; it cuts nothing before
 # Lengths that hold a picture and a question.
 BUCKETS = {
-    "Llama": (32, 64),
+    "Llama": (64,),
     "Llava": (128,),
     "LlavaNext": (256,),
     "LlavaOnevision": (128,),
