@@ -32,12 +32,12 @@ def toy(monkeypatch):
 
 def test_the_listing_names_every_method():
     rows = {row[0]: row for row in listing().rows}
-    assert rows["fastervlm"] == ("fastervlm", "FasterVLM", "2412.01818v1", "encoder", "-")
+    assert rows["fastervlm"] == ("fastervlm", "FasterVLM", "2412.01818v1", "encoder", "", "-")
     assert rows["none"][1:3] == ("Dense", "-")
 
 
 def test_the_listing_shows_parameters_with_their_defaults(toy):
-    assert listing().rows == (("toy", "Toy", "-", "decoder", "layer=2, ratio=0.5"),)
+    assert listing().rows == (("toy", "Toy", "-", "decoder", "", "layer=2, ratio=0.5"),)
 
 
 def test_a_method_in_full(toy):

@@ -49,8 +49,8 @@ def test_a_budget_that_is_too_large(keep, model, patches):
     ("words", "says"),
     [
         (["--method", "fastervml", "--keep", "64"], "did you mean fastervlm"),
-        (["--method", "zzz", "--keep", "64"], "there are: catp, cdpruner, dart"),
-        (["--method", "", "--keep", "64"], "there are: catp, cdpruner, dart"),
+        (["--method", "zzz", "--keep", "64"], "there are: a2sf, aim, atp-llava"),
+        (["--method", "", "--keep", "64"], "there are: a2sf, aim, atp-llava"),
         (["--method", "../x", "--keep", "64"], "no such method"),
         (["--method", "\x1b[31m\nx", "--keep", "64"], "--method ?[31m x: no such method"),
         (["--method", "\udcff", "--keep", "64"], "--method ?: no such method"),
