@@ -63,7 +63,7 @@ class Ceiling:
         return self.before.total_s[outputs] / self.after.total_s[outputs]
 
 
-def ceiling(
+def ceiling(  # noqa: PLR0913 - all that there is to vary
     geometry: Geometry,
     tokens_before: int | Sequence[int],
     tokens_after: int | Sequence[int],
@@ -71,6 +71,7 @@ def ceiling(
     gpu: str = "h200",
     batch: int = 1,
     weight_bytes: float = 2.0,
+    *,
     cached: Sequence[int] | None = None,
 ) -> Ceiling:
     """Compare two numbers of visual tokens.

@@ -30,7 +30,8 @@ def with_router(recipe: Recipe, reducer: Reducer, shape: Shape) -> tuple[Reducer
         return reducer, None
     if given is None:
         raise UserError(
-            f"--method {recipe.method}: it needs trained weights: give --aux {ROUTER}=FILE.safetensors (docs/routers.md)"
+            f"--method {recipe.method}: it needs trained weights: "
+            f"give --aux {ROUTER}=FILE.safetensors, see docs/routers.md"
         )
     path = Path(given)
     tensors, facts = _read(path)

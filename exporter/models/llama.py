@@ -58,6 +58,7 @@ class Llama(Family):
     @classmethod
     def forms(cls, config: Any, asked: Asked) -> tuple[Form, ...]:
         """Text alone."""
+        del config
         asked.refuse(cls.title, "--grid", "--image-size", "--frames")
         if asked.input is not None:
             raise UserError(f"--input {asked.input}: {cls.title} reads text only; leave it out")
@@ -127,7 +128,7 @@ class Llama(Family):
 
     def patch_embeddings(self, pixel_values: Tensor) -> Tensor:
         """No tower."""
-        _no_pictures()
+        _no_pictures(pixel_values)
 
     @property
     def tower(self) -> Stack:
@@ -163,7 +164,7 @@ class Llama(Family):
 
     def stock_tower(self, pixel_values: Tensor) -> None:
         """No tower."""
-        _no_pictures()
+        _no_pictures(pixel_values)
 
     def stock_logits(self, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
         """The stock forward and head."""
@@ -177,15 +178,15 @@ class Llama(Family):
 
     def stock_pixels(self, directory: Path, picture: Path) -> Tensor:
         """No pictures."""
-        _no_pictures()
+        _no_pictures(directory, picture)
 
     @property
     def _language(self) -> Any:
         return self.model.model
 
 
-def _no_pictures() -> NoReturn:
-    raise AssertionError("a text model is never asked about pictures")
+def _no_pictures(*about: object) -> NoReturn:
+    raise AssertionError(f"a text model is never asked about pictures: {about}")
 
 
 FAMILY = Llama

@@ -71,7 +71,7 @@ def test_until_the_state_is_full_nothing_is_cut():
 
 @pytest.mark.parametrize("buckets", [(0,), (1, 64), (64, 64)])
 def test_lengths_that_are_none_are_refused(buckets):
-    with pytest.raises(UserError, match="--buckets .*: give different prompt lengths"):
+    with pytest.raises(UserError, match=r"--buckets .*: give different prompt lengths"):
         parts(Given(prompt=True), (), buckets=buckets)
 
 

@@ -175,7 +175,7 @@ class Played:
         return found
 
 
-def play(
+def play(  # noqa: PLR0913 - all that a prompt may come with
     decoder: Decoder,
     reducer: Reducer,
     stages: tuple[Stage, ...],

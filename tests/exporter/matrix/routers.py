@@ -16,7 +16,8 @@ def ftp(path, layers):
         "router.fc2.weight": torch.randn(2, HIDDEN),
         "router.fc2.bias": torch.zeros(2),
     }
-    facts = dict(layout="shared", activation="relu", position="length", rank="length", attention="mean", execute="1")
+    facts = {"layout": "shared", "activation": "relu", "position": "length", "rank": "length"}
+    facts |= {"attention": "mean", "execute": "1"}
     save_file(tensors, path, metadata=facts)
 
 
@@ -31,7 +32,7 @@ def atp_llava(path, layers):
         for head in ("head_r", "head_s"):
             tensors[f"atp.{layer}.{head}.weight"] = torch.randn(1, HIDDEN)
             tensors[f"atp.{layer}.{head}.bias"] = torch.zeros(1)
-    facts = dict(rates="0.5,0.25", lambda_sample="3.0", temperature="10", scores="means", activation="none")
+    facts = {"rates": "0.5,0.25", "lambda_sample": "3.0", "temperature": "10", "scores": "means", "activation": "none"}
     save_file(tensors, path, metadata={"layers": ",".join(map(str, places)), **facts})
 
 

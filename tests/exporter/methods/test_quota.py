@@ -75,7 +75,9 @@ def test_excess_over_the_cap_goes_to_the_others():
     assert found[2] == pytest.approx(0.1 + 0.1 / 0.7 * 0.3)
 
 
-@pytest.mark.parametrize(("count", "grid"), [(0, (0, 0)), (1, (1, 1)), (2, (2, 1)), (5, (2, 2)), (6, (3, 2)), (9, (3, 3))])
+@pytest.mark.parametrize(
+    ("count", "grid"), [(0, (0, 0)), (1, (1, 1)), (2, (2, 1)), (5, (2, 2)), (6, (3, 2)), (9, (3, 3))]
+)
 def test_grids_hold_no_more_than_the_count(count, grid):
     assert tuple(int(side) for side in grids(torch.tensor(count))) == grid
 
