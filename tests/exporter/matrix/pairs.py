@@ -33,13 +33,12 @@ SIDE, WIDTH, HEADS, LAYERS = 8, 128, 4, 4  # with fewer heads TensorRT has no fu
 DECODER_LAYERS = 4
 SIZES = {"side": SIDE, "width": WIDTH, "layers": LAYERS, "heads": HEADS, "decoder_layers": DECODER_LAYERS}
 KEEP = "25%"
-# Whole frames must fit; slots of a cache are counted; it cuts nothing before the decoder.
-BUDGETS = {"dycoke": "60%", "a2sf": "40", "spatten": "40", "todre-stage2": "100%"}
-    "dycoke": "60%",
-    "a2sf": "40",
+BUDGETS = {
+    "dycoke": "60%",  # whole frames must fit
+    "todre-stage2": "100%",  # it cuts nothing before the decoder
+    "a2sf": "40",  # slots of a cache
     "spatten": "40",
-    "todre-stage2": "100%",
-}  # whole frames must fit; it cuts nothing before
+}
 # Lengths that hold a picture and a question.
 BUCKETS = {
     "Llama": (64,),
