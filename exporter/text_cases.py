@@ -17,8 +17,8 @@ QUESTIONS = (
 )
 STORY = (
     "The lighthouse keeper wrote down the weather every evening. On Monday it rained, on Tuesday the wind turned "
-    "north, and on Wednesday a ship with red sails passed the bay at noon. He drew the ship beside the date, and under it the "
-    "words of a song that his mother used to sing. "
+    "north, and on Wednesday a ship with red sails passed the bay at noon. He drew the ship beside the date, and under "
+    "it the words of a song that his mother used to sing. "
 )
 
 
