@@ -34,6 +34,8 @@ def why_not(method: Reducer, family: type[Family]) -> str | None:
     """Why a method has no meaning for a family; None if it has one."""
     if method.pictures and not family.sees:
         return "reads text only"
+    if method.positions == "slot" and family.axes > 1:
+        return "positions on three axes"
     missing = sorted((method.needs & REASONS.keys()) - family.offers)
     return REASONS[missing[0]] if missing else None
 

@@ -136,6 +136,11 @@ class Draft:
                     f"{self.checkpoint.dir}: preprocessor_config.json makes pictures of {size or 'any size'}, "
                     f"config.json wants {each.form.size} (height, width)"
                 )
+        if self.reducer.positions == "slot" and self.family.axes > 1:
+            raise UserError(
+                f"--method {self.recipe.method}: it takes slots of the cache for positions, and {self.family.title} has "
+                f"positions on {self.family.axes} axes; use another form or method"
+            )
         if self.split and len({each.tokens for each in self.planned}) > 1:
             names = ", ".join(each.form.part for each in self.planned)
             raise UserError(
