@@ -138,8 +138,8 @@ class Draft:
                 )
         if self.reducer.positions == "slot" and self.family.axes > 1:
             raise UserError(
-                f"--method {self.recipe.method}: it takes slots of the cache for positions, and {self.family.title} has "
-                f"positions on {self.family.axes} axes; use another form or method"
+                f"--method {self.recipe.method}: slots of the cache are positions, and those of {self.family.title} "
+                f"have {self.family.axes} axes; use another form or method"
             )
         if self.split and len({each.tokens for each in self.planned}) > 1:
             names = ", ".join(each.form.part for each in self.planned)
