@@ -55,7 +55,7 @@ def test_a_directory_without_config(checkpoint):
 @pytest.mark.parametrize("named", [["BertModel"], "LlavaForConditionalGeneration", DROP, None, [], [{}], [None, 3]])
 def test_architectures(checkpoint, named):
     configure(checkpoint, architectures=named)
-    says = "which is not supported; supported: [LlavaForConditionalGeneration, "
+    says = "which is not supported; supported: [LlamaForCausalLM, LlavaForConditionalGeneration, "
     refused(*EXPORT, "--model", checkpoint, says=says)
 
 
