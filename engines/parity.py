@@ -20,6 +20,7 @@ from engines.session import Session
 from engines.videos import Picture, open_video
 
 Array = NDArray[Any]
+SHARED = 0.9  # of a decoder's kept tokens that 16-bit engines must share with the reference
 STEPS = 16  # tokens generated for each case, at most
 
 
@@ -146,8 +147,8 @@ def compare(found: Run, wanted: Sequence[Mapping[str, Array]], dtype: str) -> li
     rows = []
     for number, reference in enumerate(wanted):
         bounds = BOUNDS[dtype]
-        if not reference["comparable"]:  # other tokens were kept or merged, which makes other values
-            bounds = Bounds(bounds.score, None, None)
+        if not reference["comparable"] or _parted(found, number, reference, bounds):
+            bounds = Bounds(bounds.score, None, None)  # other tokens were kept or merged, which makes other values
         rows += _indices(found, number, reference, bounds)
         full = found.kept[number] != EMPTY  # nobody reads what is in an empty slot
         if full.size:
@@ -177,9 +178,18 @@ def _indices(found: Run, number: int, reference: Mapping[str, Array], bounds: Bo
             swapped = np.setxor1d(got, want)
             worst = float(np.abs(scores[swapped] - edge).max() / mean)
             note += f", swapped within {worst:.1e} of the edge"
-        ok = exact or (bounds.score > 0 and worst <= bounds.score and name == "")
+        if name:  # a cut in the decoder: 16 bits may swap a few tokens whose scores are close
+            ok = exact or (bounds.score > 0 and np.intersect1d(got, want).size >= SHARED * want.size)
+        else:
+            ok = exact or (bounds.score > 0 and worst <= bounds.score)
         rows.append(Row("indices", number, "equal" + name.removeprefix("kept_indices"), worst, bounds.score, ok, note))
     return rows
+
+
+def _parted(found: Run, number: int, reference: Mapping[str, Array], bounds: Bounds) -> bool:
+    """Whether 16-bit engines kept other tokens in the decoder than the reference did."""
+    cuts = found.cuts[number].items()
+    return bounds.score > 0 and any(not np.array_equal(v[: len(reference[n])], reference[n]) for n, v in cuts)
 
 
 def _values(level: str, number: int, got: Array, want: Array, bound: float | None) -> Row:

@@ -42,10 +42,10 @@ def test_by_default_the_family_decides():
         (("--frames", "many"), "'many' is not a valid integer"),
         (("--input", "video"), "--input video: LLaVA-1.5 takes pictures only"),
         (("--input", "sound"), "'sound' is not one of 'image', 'video'"),
-        (("--aux", "clip"), "--aux clip: write it as NAME=DIR"),
-        (("--aux", "=here"), "--aux =here: write it as NAME=DIR"),
+        (("--aux", "clip"), "--aux clip: write it as NAME=PATH"),
+        (("--aux", "=here"), "--aux =here: write it as NAME=PATH"),
         (("--aux", "clip=here"), "--aux clip: --method fastervlm does not use it"),
-        (("--aux", "ear=here"), "--aux ear: no method uses such a model; there is: clip"),
+        (("--aux", "ear=here"), "--aux ear: no method uses such a file; there are: clip, router"),
         (("--param", "layer"), "--param layer: write it as NAME=VALUE"),
     ],
 )

@@ -83,7 +83,7 @@ def test_another_kind_of_model_is_refused(folder, tmp_path):
     [
         (Recipe(method="recoverable", keep="16"), "through a CLIP text tower: give --aux clip=DIR"),
         (Recipe(method="fastervlm", keep="16", aux={"clip": "."}), "does not use it; leave it out"),
-        (Recipe(method="recoverable", keep="16", aux={"blip": "."}), "--aux blip: no method uses such a model"),
+        (Recipe(method="recoverable", keep="16", aux={"blip": "."}), "--aux blip: no method uses such a file"),
         (Recipe(method="recoverable", keep="16", aux={"clip": "/nowhere"}), "no directory here"),
     ],
 )
