@@ -1,6 +1,6 @@
-"""Every method that cuts in the decoder, once, on families in turn: exported and compared with PyTorch in fp32.
+"""Some of the methods that cut in the decoder, on families in turn: exported and compared with PyTorch in fp32.
 
-`pytest -m matrix` compares them in fp16, too, and builds them for TensorRT-RTX.
+`pytest -m matrix` plays all of them, in fp16, too, and builds them for TensorRT-RTX.
 """
 
 import pytest
@@ -10,8 +10,8 @@ from tests.exporter.matrix.test_pairs import DEEP, models, play
 __all__ = ["models"]
 
 
-@pytest.mark.parametrize("pair", DEEP, ids=str)
-def test_a_covering_set_of_pairs(pair, models, tmp_path):
+@pytest.mark.parametrize("pair", DEEP[::4], ids=str)
+def test_every_fourth_pair(pair, models, tmp_path):
     outcome = play(pair, models, tmp_path, "ort-cpu")
     assert outcome.parity["verdict"] == "pass"
     assert outcome.contract["prefill"] != []
