@@ -93,3 +93,21 @@ def test_more_cases_than_a_batch_takes_are_played_in_turn(folder):
     assert alone.forms == together.forms
     assert alone.tokens == together.tokens
     assert all(np.array_equal(a, b) for a, b in zip(alone.kept, together.kept, strict=True))
+
+
+def test_sixteen_bits_may_swap_a_few_tokens_in_the_decoder():
+    kept = np.arange(20)[None]
+    one, many = kept.copy(), kept.copy()
+    one[0, -1], many[0, -5:] = 30, range(30, 35)
+    reference = {"free_kept": np.arange(4), "kept_indices.1": kept, "comparable": np.array(True)}
+
+    def verdicts(cut, dtype, comparable=True):
+        found = parity.Run([0], [np.arange(4)], [], [], [], [{"kept_indices.1": cut}], [0])
+        told = reference | {"comparable": np.array(comparable)}
+        return [row.ok for row in parity._indices(found, 0, told, parity.BOUNDS[dtype])]
+
+    assert verdicts(kept, "fp32") == [True, True]
+    assert verdicts(one, "fp32") == [True, False]
+    assert verdicts(one, "fp16") == [True, True]
+    assert verdicts(many, "fp16") == [True, False]
+    assert verdicts(many, "fp16", comparable=False) == [True, True]
