@@ -7,11 +7,13 @@ import pytest
 
 from tests.exporter.matrix.test_pairs import DEEP, models, play
 
+SOME = ("a2sf", "fastv", "sparsevlm", "spatten", "todre-stage2")
+
 __all__ = ["models"]
 
 
-@pytest.mark.parametrize("pair", DEEP[::4], ids=str)
-def test_every_fourth_pair(pair, models, tmp_path):
+@pytest.mark.parametrize("pair", [pair for pair in DEEP if pair.method in SOME], ids=str)
+def test_some_pairs(pair, models, tmp_path):
     outcome = play(pair, models, tmp_path, "ort-cpu")
     assert outcome.parity["verdict"] == "pass"
     assert outcome.contract["prefill"] != []
