@@ -87,7 +87,7 @@ def deep(pair):
     return method_class(pair.method).site != "encoder"
 
 
-LEFT_OUT = {"pyramiddrop", "transprune", "prunevid", "vla-pruner"}  # minutes each; other tests export them
+LEFT_OUT = {"pyramiddrop", "transprune", "vla-pruner"}  # minutes each; other tests export them
 SHALLOW = [pair for pair in covering() if not deep(pair)]
 DEEP = [pair for pair in covering() if deep(pair) and pair.method not in LEFT_OUT]
 
