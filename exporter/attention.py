@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from exporter.reducer import QKV
+
 NAME = "tp_export"
 
 
@@ -27,6 +29,14 @@ class Tape:
     k: Tensor | None = None
     v: Tensor | None = None
     scale: float = 1.0
+
+    @property
+    def qkv(self) -> QKV:
+        """What it saw, once it was called."""
+        assert self.q is not None
+        assert self.k is not None
+        assert self.v is not None
+        return QKV(self.q, self.k, self.v)
 
 
 _LISTENING: list[Tape] = []

@@ -89,6 +89,13 @@ class Cached:
         key, value = gather_rows(self.key, each), gather_rows(self.value, each)
         return Cached(key, value, alive, self.ran, full=self.full or self.sequence)
 
+    def span_slots(self, tokens: int) -> Tensor:
+        """`[B,I,tokens]` int64: the slot of each token of the uncut spans, -1 for those that are gone."""
+        seen = self.sequence
+        places = torch.full((*seen.origin.shape[:2], tokens + 1), -1, dtype=torch.int64)
+        own = torch.where(seen.origin >= 0, seen.origin, tokens)  # merged rows stand for no one token
+        return places.scatter(2, own, seen.span)[..., :tokens]
+
     @property
     def numbering(self) -> int:
         """Which of the countings its positions are from."""

@@ -27,7 +27,6 @@ class SlotTaps:
     span: Tensor
     shape: Shape
     state: Mapping[str, Tensor]
-    bias: Tensor | None = None
     carry: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -38,11 +37,7 @@ class SlotTaps:
     def qkv(self, layer: int, *, rope: bool = True) -> QKV:
         """Queries `[B,H,T,d]` of the new rows, k and v `[B,Hkv,P+T,d]` of all."""
         assert rope
-        tape = self.qkv_of[layer]
-        assert tape.q is not None
-        assert tape.k is not None
-        assert tape.v is not None
-        return QKV(tape.q, tape.k, tape.v)
+        return self.qkv_of[layer].qkv
 
     def rows(self, layer: int, rows: Rows, *, logits: bool = False) -> Tensor:
         """Attention of the new rows, `[B,H,T,P+T]` fp32; `last`: of the last valid one, `[B,H,1,P+T]`."""

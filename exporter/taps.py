@@ -90,11 +90,7 @@ class RecordedTaps:
 
     def qkv(self, layer: int, *, rope: bool = True) -> QKV:
         """q, k, v of a layer, also of the one about to run."""
-        tape = self._tape(layer, rope=rope)
-        assert tape.q is not None
-        assert tape.k is not None
-        assert tape.v is not None
-        return QKV(tape.q, tape.k, tape.v)
+        return self._tape(layer, rope=rope).qkv
 
     def rows(self, layer: int, rows: Rows, *, logits: bool = False) -> Tensor:
         """Attention of chosen queries over all keys, `[B,H,R,S]` in fp32."""

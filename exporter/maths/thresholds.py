@@ -9,7 +9,6 @@ from torch import Tensor
 
 from engines.errors import UserError
 from exporter.maths.router import ACTIVATIONS, SEE, Linear, RouterFile
-from exporter.maths.words import behind
 from exporter.reducer import Grid, Taps
 from exporter.select import gather_rows
 
@@ -75,13 +74,6 @@ def mutual(taps: Taps, layer: int, alive: Tensor) -> Tensor:
         seen = taps.span_of(taps.rows(layer, taps.span[:, number]).mean(1))[:, number]
         found.append((seen * queries).sum(1) / queries.sum(1).clamp(min=1))
     return torch.stack(found, 1)
-
-
-def of_text(taps: Taps, layer: int) -> Tensor:
-    """`[B,I,n]` fp32: mean attention of the text behind each span to its tokens, and of all heads."""
-    places, text = behind(taps)
-    seen = taps.span_of(taps.rows(layer, places).mean(1))
-    return (seen * text[..., None]).sum(2) / text.sum(-1, keepdim=True).clamp(min=1)
 
 
 def margins(module: Module, scores: tuple[Tensor, Tensor], alive: Tensor, place: Tensor, grid: Grid) -> Tensor:

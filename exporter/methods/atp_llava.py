@@ -12,9 +12,10 @@ from torch import Tensor
 
 from engines.errors import UserError
 from exporter.budget import Budget
+from exporter.maths.asked import by_text
 from exporter.maths.counts import counts
 from exporter.maths.router import RouterFile
-from exporter.maths.thresholds import Module, margins, modules, mutual, of_text
+from exporter.maths.thresholds import Module, margins, modules, mutual
 from exporter.reducer import Reducer, Selection, Shape, Stage, Taps
 from exporter.select import gather_rows, top_k
 
@@ -107,7 +108,7 @@ class AtpLlava(Reducer):
         every = torch.arange(grid.rows * grid.cols).expand(*taps.span.shape[:2], -1)
         alive = taps.carry.get("alive", torch.ones(taps.span.shape))
         place = taps.carry["place"].round().to(torch.int64) if "place" in taps.carry else every
-        scores = mutual(taps, layer, alive), of_text(taps, layer)
+        scores = mutual(taps, layer, alive), by_text(taps, layer)
         margin = torch.where(alive > 0, margins(module, scores, alive, place, grid), GONE)
         kept = top_k(margin, stage.keep)
         still, before = (gather_rows(margin, kept) > 0).float(), gather_rows(alive, kept)

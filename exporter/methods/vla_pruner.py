@@ -9,9 +9,9 @@ from torch import Tensor
 
 from engines.errors import UserError
 from exporter.budget import Budget
+from exporter.maths.asked import by_text
 from exporter.maths.depths import at_depth
 from exporter.maths.memory import guide, remembered, unlike
-from exporter.maths.thresholds import of_text
 from exporter.reducer import Reducer, Selection, Shape, Stage, StateSpec, Taps
 from exporter.scores import received
 from exporter.select import gather_rows, marked, top_k
@@ -154,7 +154,7 @@ class VLAPruner(Reducer):
             return received(taps, layer)
         if self.selection == "last_token":
             return taps.span_of(taps.rows(layer, "last"))[:, :, :, 0].mean(2)
-        return of_text(taps, layer)
+        return by_text(taps, layer)
 
     def decode(self, taps: Taps, stage: Stage) -> Selection:
         """Add the attention of the new rows to the entry to come."""

@@ -88,10 +88,7 @@ class PrefillPart(Part):
         looks = [stage.layer for stage in self.job.steps if stage.at == "after"]
         if not looks:
             return {}
-        seen = caches[looks[0]].sequence
-        places = torch.full((*seen.origin.shape[:2], self.tokens + 1), -1, dtype=torch.int64)
-        own = torch.where(seen.origin >= 0, seen.origin, self.tokens)  # merged rows stand for no one token
-        return {PLACES: places.scatter(2, own, seen.span)[..., : self.tokens]}
+        return {PLACES: caches[looks[0]].span_slots(self.tokens)}
 
     def _ports(self, groups: tuple[Group, ...]) -> list[Port]:
         lengths = [g.fixed or (g.tokens if self.whole else f"length.{n}") for n, g in enumerate(groups)]

@@ -204,12 +204,7 @@ def play(  # noqa: PLR0913 - all that a prompt may come with
     walk = Walk(decoder.stack, reducer, stages, decoder.shape(width, grid), sequence, inputs or {}, state=state or {})
     last = walk.run(decoder.layers)
     looks = [stage.layer for stage in steps if stage.at == "after"]
-    span = None
-    if looks:
-        seen = walk.caches[looks[0]].sequence
-        places = torch.full((1, 1, width + 1), -1, dtype=torch.int64)
-        own = torch.where(seen.origin >= 0, seen.origin, width)
-        span = places.scatter(2, own, seen.span)[..., :width]
+    span = walk.caches[looks[0]].span_slots(width) if looks else None
     left = dict(state or {}) | walk.following
     return Played(walk, decoder.norm(last.hidden), walk.caches, left, walk.outputs, decoder, reducer, steps, span)
 
