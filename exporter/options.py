@@ -1,0 +1,59 @@
+"""Options that several commands have, and how their values are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from engines.errors import UserError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+DTYPES = ["fp32", "fp16", "bf16"]
+HELP = {
+    "model": "Checkpoint directory, hub id, demo or demo:llava-1.5.",
+    "method": "How tokens are selected; `tp-export methods` lists them.",
+    "keep": "Tokens to keep per image: a count (64), a ratio (0.11) or a percentage (11%).",
+    "param": "A parameter of the method.",
+    "input": "What the model is to look at; by default what its family takes first.",
+    "grid": "A grid of tiles, ROWSxCOLS, of models that cut pictures into tiles; by default all that they know.",
+    "image-size": "Size of pictures, WIDTHxHEIGHT, of models that take any; by default the checkpoint's own.",
+    "frames": "Frames of a video; by default the family's own number.",
+    "aux": "What else the method reads: clip=DIR, the CLIP model whose tower the model has; router=FILE, its weights.",
+    "buckets": "Prompt lengths, such as 256,512,1024, of methods that cut the prompt itself; shorter ones are padded.",
+    "kv": "Caches that grow with every token, or of constant length (--max-length) that tokens are written into.",
+    "target": "What engines are built for: ort-cpu, trt-rtx[:sm86,sm89]; auto is all that this machine can build.",
+    "dtype": "Precision of every target; by default each has its own.",
+    "output": "The bundle's directory; by default named after model, method and budget.",
+    "force": "Replace a bundle that is there.",
+    "max-batch": "Largest batch of every engine.",
+    "max-length": "Most tokens of one sequence, pictures included; by default the model's limit, at most 2048.",
+    "images": "Pictures per prompt where the decoder is pruned.",
+    "gpu": "The GPU whose ceiling is printed.",
+    "accept-parity": "Publish even if parity with PyTorch fails.",
+}
+
+
+def option(name: str, *more: str, **settings: Any) -> Callable[[Command], Command]:
+    """An option whose help is above."""
+    return click.option(f"--{name}", *more, help=HELP[name], **settings)
+
+
+def pairs(option: str, what: str, given: tuple[str, ...]) -> dict[str, str]:
+    """NAME=VALUE of a repeated option, by name; UserError for anything else."""
+    found = dict[str, str]()
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UserError(f"{option} {text}: write it as NAME={what}")
+        found[name] = value
+    return found
+
+
+def numbers(option: str, text: str | None) -> tuple[int, ...]:
+    """Numbers with commas between; UserError for anything else."""
+    parts = text.split(",") if text else []
+    if not all(part.isascii() and part.isdigit() and len(part) < 8 for part in parts):
+        raise UserError(f"{option} {text}: write numbers with commas between, such as 256,512,1024")
+    return tuple(map(int, parts))
