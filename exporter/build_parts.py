@@ -32,6 +32,7 @@ from exporter.trace import fake_model, save, trace
 from exporter.weights import attach, match
 from graph_passes.pipeline import optimise
 
+USUAL_TEXT = 40  # tokens of a question
 VERSIONS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript")
 
 
@@ -44,6 +45,7 @@ class Built:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     nodes: Mapping[str, int]
+    passes: Sequence[Mapping[str, Any]]
     facts: Mapping[str, Any]
 
     @property
@@ -152,10 +154,8 @@ class Tracer:
             folder, reused = cached("part", full, lambda place: self._make(make, place, planned or self.draft.main))
             step.note = "unchanged, reused" if reused else ""
         told = json.loads((folder / "part.json").read_text())
-        ports = {
-            side: tuple(Port(**{**p, "shape": tuple(p["shape"])}) for p in told[side]) for side in ("inputs", "outputs")
-        }
-        return Built(name, folder / "part.onnx", ports["inputs"], ports["outputs"], told["nodes"], told["facts"])
+        more = {key: told[key] for key in ("nodes", "passes", "facts")}
+        return Built(name, folder / "part.onnx", _ports(told["inputs"]), _ports(told["outputs"]), **more)
 
     def _make(self, make: Callable[[Job], Part], place: Path, planned: Planned | Prompting) -> None:
         family, mode, parameters = self._set_up()
@@ -169,16 +169,29 @@ class Tracer:
             raise UserError(f"part '{part.name}' in {self.dtype} cannot be traced: {reason}") from error
         attach(model, parameters, self.shards)
         part.found.facts["traced_nodes"] = len(model.graph)
-        optimise(model)
+        reports = optimise(model, usual_sizes(part.name, draft))
         save(model, place / "part.onnx")
-        told = {"inputs": [asdict(p) for p in part.inputs], "outputs": [asdict(p) for p in part.found.outputs]}
-        (place / "part.json").write_text(json.dumps({**told, "nodes": _count(model), "facts": part.found.facts}))
+        told: dict[str, Any] = {"inputs": [asdict(p) for p in part.inputs]}
+        told |= {"outputs": [asdict(p) for p in part.found.outputs]}
+        told |= {"nodes": _count(model), "passes": [asdict(each) for each in reports], "facts": part.found.facts}
+        (place / "part.json").write_text(json.dumps(told))
 
     def _set_up(self) -> Any:
         if self._model is None:
             family, mode = fake_model(self.draft.family, self.draft.config, self.dtype, register())
             self._model = (family, mode, match(family, self.draft.checkpoint))
         return self._model
+
+
+def _ports(told: Sequence[Mapping[str, Any]]) -> tuple[Port, ...]:
+    return tuple(Port(**{**port, "shape": tuple(port["shape"])}) for port in told)
+
+
+def usual_sizes(part: str, draft: Draft) -> dict[str, int]:
+    """Dynamic axes at their usual sizes, for costs: one prompt, or one token of its answer."""
+    prompt = draft.images * draft.tokens + USUAL_TEXT
+    step = {"tokens": 1, "past": prompt} if part == "decode" else {"tokens": prompt}
+    return {"words": USUAL_TEXT, **step}
 
 
 def check_groups(made: Built, groups: tuple[Group, ...], cut: set[int]) -> None:

@@ -89,4 +89,4 @@ def _part(name: str, parts: Mapping[str, Mapping[str, Built]]) -> dict[str, Any]
         "outputs": [asdict(port) for port in built.outputs],
     }
     nodes = {"nodes": built.node_count, "traced_nodes": built.facts["traced_nodes"], "operators": dict(built.nodes)}
-    return {**ports, "files": files, **nodes}
+    return {**ports, "files": files, **nodes, "passes": list(built.passes)}

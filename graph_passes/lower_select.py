@@ -32,13 +32,14 @@ def _lower(graph: ir.Graph, marker: ir.Node) -> None:
     graph.register_initializer(k)
     best = _top_k(name, "best", scores, k, largest=1)
     ascending = _top_k(name, "sorted", best.outputs[1], k, largest=0)
-    ascending.outputs[0].dtype, ascending.outputs[0].shape = ir.DataType.INT64, indices.shape
+    for value in (*best.outputs, *ascending.outputs):
+        value.dtype, value.shape = ir.DataType.INT64, indices.shape
+    best.outputs[0].dtype = ir.DataType.FLOAT
     convenience.replace_nodes_and_values(graph, marker, [marker], [best, ascending], [indices], [ascending.outputs[0]])
 
 
 def _top_k(name: str, step: str, values: ir.Value, k: ir.Value, *, largest: int) -> ir.Node:
     outputs = [ir.Value(name=f"{name}_{step}_values"), ir.Value(name=f"{name}_{step}_indices")]
-    outputs[1].dtype = ir.DataType.INT64
     return ir.node(
         "TopK",
         [values, k],

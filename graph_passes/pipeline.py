@@ -1,13 +1,16 @@
-"""The order of the passes."""
+"""The order of the passes, and what each of them did."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from graph_passes import fold, fuse, lower_diverse, lower_select
-from graph_passes.base import Pass, PassResult
+from graph_passes.base import Pass
+from graph_passes.cost import Cost, cost
 
 PIPELINE: Mapping[str, Pass] = {
     "fold": fold.run,
@@ -18,6 +21,34 @@ PIPELINE: Mapping[str, Pass] = {
 }
 
 
-def optimise(model: ir.Model, passes: Mapping[str, Pass] = PIPELINE) -> dict[str, PassResult]:
-    """Run every pass in order on `model`, in place; returns each pass's report by name."""
-    return {name: run(model) for name, run in passes.items()}
+@dataclass(frozen=True)
+class Report:
+    """What one pass did to a graph."""
+
+    name: str
+    rewrites: int
+    refusals: tuple[str, ...]
+    before: Cost
+    after: Cost
+    seconds: float
+
+    @property
+    def modified(self) -> bool:
+        """Whether the graph was another one afterwards."""
+        return self.rewrites > 0
+
+
+def optimise(
+    model: ir.Model, axes: Mapping[str, int] | None = None, passes: Mapping[str, Pass] = PIPELINE
+) -> list[Report]:
+    """Run every pass in order on `model`, in place; `axes` sizes its dynamic axes in the reports."""
+    reports = []
+    before = cost(model, axes or {})
+    for name, run in passes.items():
+        start = time.perf_counter()
+        result = run(model)
+        seconds = time.perf_counter() - start
+        after = cost(model, axes or {}) if result.modified else before
+        reports.append(Report(name, result.rewrites, result.refusals, before, after, seconds))
+        before = after
+    return reports
