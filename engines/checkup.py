@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from engines import contract, parity
+from engines import contract, glance, parity
 from engines.bundle import Bundle, verify
 from engines.parity import Row
 from engines.prompt import Prompt
@@ -29,19 +29,27 @@ def check(bundle: Bundle) -> Iterator[tuple[str, list[Row]]]:
             yield dtype, check_precision(bundle, dtype)
 
 
+def mode(bundle: Bundle) -> str:
+    """How much was compared when the bundle was made: full, vision, none."""
+    found = bundle.contract["recipe"].get("parity")
+    return found if found in parity.LEFT_OUT else "full"
+
+
 def check_precision(bundle: Bundle, dtype: str) -> list[Row]:
     """Play the saved cases through the graphs of one precision on this machine."""
     folder = bundle.dir / "parity"
     with contract.wrong_entries_in_words(folder):
         cases, reference = parity.load(folder, dtype)
-        found = parity.run(graphs(bundle, dtype), cases, folder)
+        play = glance.glance if mode(bundle) == "vision" else parity.run
+        found = play(graphs(bundle, dtype), cases, folder)
         return parity.compare(found, reference, dtype)
 
 
 def graphs(bundle: Bundle, dtype: str) -> Session:
-    """The bundle's graphs of one precision in ONNX Runtime, whatever targets it was built for."""
+    """The bundle's graphs of one precision, or what was compared of them, in ONNX Runtime, whatever its targets."""
     raw: dict[str, Any] = bundle.contract
     prompt = Prompt.of(bundle.dir, contract.parse(raw).geometry)
-    load = engine("ort-cpu").load
-    parts = {name: load(bundle.dir / part["files"][dtype]) for name, part in raw["parts"].items()}
-    return Session(raw, parts, prompt, dtype)
+    backend, files = engine("ort-cpu"), {name: bundle.dir / part["files"][dtype] for name, part in raw["parts"].items()}
+    if mode(bundle) == "vision":
+        return Session(raw, glance.only_vision(files, lambda name: backend.load(files[name])), prompt, dtype)
+    return Session(raw, {name: backend.load(file) for name, file in files.items()}, prompt, dtype)

@@ -26,6 +26,7 @@ class Contract:
         kv_shape: (Hkv, d) of the decoder's cache.
         groups: The decoder's layers, in groups of equal cache length.
         inputs: The input names of each part.
+        narrow: Of these, the ones that are int32.
         split: How the decoder is called where it is two parts; None where it is one.
         images: Pictures per prompt that a prefill part was made for.
         max_batch: Most sequences at once.
@@ -40,6 +41,7 @@ class Contract:
     kv_shape: tuple[int, int]
     groups: tuple[range, ...]
     inputs: Mapping[str, tuple[str, ...]]
+    narrow: Mapping[str, frozenset[str]]
     split: Split | None
     images: int
     max_batch: int
@@ -86,6 +88,7 @@ def _parse(raw: Mapping[str, Any]) -> Contract:
         kv_shape=kv_shape,
         groups=groups,
         inputs=inputs,
+        narrow={name: _narrow(part["inputs"]) for name, part in raw["parts"].items()},
         split=split,
         images=whole(recipe, "images"),
         max_batch=whole(recipe, "max_batch"),
@@ -108,6 +111,10 @@ def _check_parts(geometry: Geometry, inputs: Mapping[str, Sequence[str]], split:
         raise ValueError("tokens of the forms differ, and the decoder is cut")
     if geometry.positions == "mrope" and not all(form.mrope for form in geometry.forms):
         raise ValueError("mrope is missing")
+
+
+def _narrow(ports: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    return frozenset(port["name"] for port in ports if port.get("dtype") == "int32")
 
 
 def _segment(part: Mapping[str, Any]) -> int:

@@ -21,6 +21,7 @@ from engines.videos import Picture, open_video
 
 Array = NDArray[Any]
 SHARED = 0.9  # of a decoder's kept tokens, less one, that 16-bit engines must share with the reference
+LEFT_OUT = {"full": (), "vision": ("logits", "tokens"), "none": ("indices", "embeddings", "logits", "tokens")}
 STEPS = 16  # tokens generated for each case, at most
 
 
@@ -154,9 +155,10 @@ def compare(found: Run, wanted: Sequence[Mapping[str, Array]], dtype: str) -> li
         if full.size:
             pair = found.embeds[number][full], reference["embeds"][full]
             rows.append(_values("embeddings", number, *pair, bounds.embeddings))
-        got, want = _same_steps(found, number, reference)
-        rows.append(_values("logits", number, got, want, bounds.logits))
-        rows.append(_tokens(found.tokens[number], number, reference, bounds.logits))
+        if found.logits:
+            got, want = _same_steps(found, number, reference)
+            rows.append(_values("logits", number, got, want, bounds.logits))
+            rows.append(_tokens(found.tokens[number], number, reference, bounds.logits))
     return rows
 
 
@@ -252,10 +254,11 @@ def verdict(rows: Sequence[Row]) -> str:
     return "pass" if all(row.ok for row in rows) else "fail"
 
 
-def told(rows: Mapping[str, Sequence[Row]], unproven: Sequence[str] = ()) -> dict[str, Any]:
+def told(rows: Mapping[str, Sequence[Row]], unproven: Sequence[str] = (), mode: str = "full") -> dict[str, Any]:
     """parity.json: the worst case of each level and precision, every case behind it, one verdict.
 
-    `unproven` precisions were built but cannot be run on this machine; the table says so.
+    `unproven` precisions were built but cannot be run on this machine, and a `mode` ("vision", "none") leaves levels
+    out; the table says so, and the verdict: pass, fail, vision pass, vision fail, not compared.
     """
     shown: list[dict[str, Any]] = []
     for dtype, each in rows.items():
@@ -274,8 +277,12 @@ def told(rows: Mapping[str, Sequence[Row]], unproven: Sequence[str] = ()) -> dic
     for dtype in unproven:
         empty = dict.fromkeys(("level", "engine", "value", "threshold"), "-")
         shown.append({**empty, "dtype": dtype, "what": "no CPU kernels to run it", "verdict": "not run"})
+    for level in LEFT_OUT[mode]:
+        empty = dict.fromkeys(("dtype", "engine", "value", "threshold"), "-")
+        shown.append({**empty, "level": level, "what": f"--parity {mode}", "verdict": "not compared"})
+    every = verdict([row for each in rows.values() for row in each])
     return {
-        "verdict": verdict([row for each in rows.values() for row in each]),
+        "verdict": {"full": every, "vision": f"vision {every}", "none": "not compared"}[mode],
         "rows": shown,
         "cases": {dtype: [asdict(row) for row in each] for dtype, each in rows.items()},
     }

@@ -40,7 +40,7 @@ class Parts:
         self._no_rows = np.zeros((1, contract.hidden_size), self.float)
 
     def run(self, part: str, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        """Runs one part; inputs that its graph does not have are left out.
+        """Runs one part; inputs that its graph does not have are left out, whole numbers get the type that it takes.
 
         Raises:
             UserError: The part wants an input that is not there.
@@ -49,7 +49,9 @@ class Parts:
         unknown = sorted(set(wanted) - feeds.keys())
         if unknown:
             raise UserError(f"part '{part}' wants {', '.join(unknown)}, which no one provides: export it again")
-        return self._runners[part]({name: feeds[name] for name in wanted})
+        narrow = self.contract.narrow[part]
+        given = {name: feeds[name].astype(np.int32) if name in narrow else feeds[name] for name in wanted}
+        return self._runners[part](given)
 
     def embed(self, input_ids: Ints, seen: Seen) -> NDArray[Any]:
         """Looks up embeddings; placeholders take the rows of the pictures seen, in order.

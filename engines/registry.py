@@ -30,6 +30,8 @@ class BuildJob:
         log: receives all that the builder prints.
         profiles: shape ranges, each over every dynamic input.
         options: what followed the target's colon.
+        light: what is not compared may be too large for this machine: backends that build nothing read the graph, but
+            not its weights.
     """
 
     part: str
@@ -38,6 +40,7 @@ class BuildJob:
     log: Path
     profiles: Sequence[Profile] = ()
     options: tuple[str, ...] = ()
+    light: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,11 @@ class Engine(Protocol):
     def build(self, job: BuildJob) -> BuildResult:
         """Builds one part in a child process; UserError if that fails."""
 
-    def load(self, path: Path) -> Runner:
-        """The engine as a function over named arrays; UserError if it cannot run here."""
+    def load(self, path: Path, *, low: bool = False) -> Runner:
+        """The engine as a function over named arrays; UserError if it cannot run here.
+
+        `low` leaves its weights on the disk and reads them at every run.
+        """
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,12 @@ def engine(name: str) -> Engine:
         raise UserError(f"unknown target '{name}': choose from {', '.join(names())}, or auto")
     module = importlib.import_module(f"engines.backends.{name.replace('-', '_')}")
     return cast("Engine", module)
+
+
+def rewrites(name: str, dtype: Dtype) -> tuple[str, ...]:
+    """Passes that a target's graphs need: what its backend's `legal(dtype)` names, if it has such a function."""
+    found: tuple[str, ...] = getattr(engine(name), "legal", lambda _: ())(dtype)
+    return found
 
 
 def parse_target(text: str) -> Target:

@@ -49,7 +49,6 @@ def build_plan(onnx: str, out: str, profiles: Sequence[Profile], gpus: Sequence[
     for index, gpu in enumerate(gpus):
         config.set_compute_capability(trt.ComputeCapability.__members__[gpu.upper()], index)
     _add_profiles(builder, network, config, profiles)
-    _allow_fp32_attention(trt, network)
     _write(trt, builder, network, config, Path(out))
     return {"seconds": time.perf_counter() - start, "fused_attention": fused_attention(Path(out))}
 
@@ -92,15 +91,6 @@ def _add_profiles(builder: Native, network: Native, config: Native, profiles: Se
         for key, (low, usual, high) in profile.items():
             shapes.set_shape(key, low, usual, high)
         config.add_optimization_profile(shapes)
-
-
-def _allow_fp32_attention(trt: Native, network: Native) -> None:
-    """Lets the builder split fp32 attention, for which it has no fused kernel and would otherwise give up."""
-    for layer in (network.get_layer(i) for i in range(network.num_layers)):
-        if layer.type == trt.LayerType.ATTENTION_OUTPUT:
-            layer.__class__ = trt.IAttentionOutputLayer  # the parser hands out the base class
-            if layer.attention.get_input(0).dtype == trt.float32:
-                layer.attention.decomposable = True
 
 
 def _write(trt: Native, builder: Native, network: Native, config: Native, out: Path) -> None:

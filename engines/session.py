@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from engines.bundle import open_bundle
 from engines.decoder import Decoder, Tokens
 from engines.geometry import Ints
 from engines.kv import State
+from engines.memory import check_fits
 from engines.parts import Parts
 from engines.prompt import Prompt
 from engines.registry import Runner, engine
@@ -22,6 +23,7 @@ from engines.videos import Picture
 
 FINISHED = -1
 Pictures = Sequence[Sequence[Picture]]
+Memory = Literal["fast", "low", "auto"]
 
 
 class Session:
@@ -48,22 +50,29 @@ class Session:
         self.start, self.extend, self.reset = self._decoder.start, self._decoder.extend, self._decoder.reset
 
     @classmethod
-    def open(cls, bundle: str | Path, target: str = "ort-cpu", dtype: str | None = None) -> "Session":
+    def open(
+        cls, bundle: str | Path, target: str = "ort-cpu", dtype: str | None = None, memory: Memory = "auto"
+    ) -> "Session":
         """Loads a bundle's engines of one target.
 
         Args:
             bundle: The directory that an export left.
             target: One of the bundle's targets.
             dtype: The precision; the target's own if not given.
+            memory: "low" leaves weights on the disk and reads them at every step; "auto" is "fast" if that fits.
 
         Raises:
-            UserError: The bundle is damaged, or has no such engines.
+            UserError: The bundle is damaged, has no such engines, or does not fit into memory.
         """
         opened = open_bundle(Path(bundle))
-        prompt = Prompt.of(opened.dir, facts.parse(opened.contract).geometry)
+        contract = facts.parse(opened.contract)
+        prompt = Prompt.of(opened.dir, contract.geometry)
         dtype, files = engine_files(opened.contract, target, dtype)
         backend = engine(target.partition(":")[0])
-        parts = {part: backend.load(opened.dir / name) for part, name in files.items()}
+        paths = {part: opened.dir / name for part, name in files.items()}
+        if memory == "auto" and backend.extension == ".onnx":
+            check_fits(paths.values(), contract, f"running {bundle} with {target}")
+        parts = {part: backend.load(path, low=memory == "low") for part, path in paths.items()}
         return cls(opened.contract, parts, prompt, dtype)
 
     def prefill(self, prompts: Tokens, pictures: Pictures) -> tuple[State, NDArray[Any]]:

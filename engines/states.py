@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from engines.errors import UserError
 from engines.forms import LARGEST_ROWS, whole
 
-DTYPES = {"float32": np.float32, "int64": np.int64}
+DTYPES = {"float32": np.float32, "int64": np.int64, "int32": np.int32}
 RESETS = {"request", "episode"}
 READERS = {"prefill", "decode", "evict"}
 NEXT = "next_state."

@@ -5,6 +5,7 @@ from typing import Any
 
 from engines.contract import wrong_entries_in_words
 from engines.errors import UserError
+from engines.registry import engine, names
 
 
 def engine_files(raw: Mapping[str, Any], target: str, dtype: str | None) -> tuple[str, dict[str, str]]:
@@ -22,7 +23,7 @@ def engine_files(raw: Mapping[str, Any], target: str, dtype: str | None) -> tupl
         UserError: The bundle has no such engines.
     """
     with wrong_entries_in_words("bundle.json"):
-        if target == "ort-cpu":  # its engines are the graphs, always there
+        if target in names() and engine(target).extension == ".onnx":  # its engines are the graphs, always there
             return _graphs(raw["parts"], dtype or "fp32")
         if target not in raw["engines"]:
             raise UserError(f"the bundle has no engines for {target}; it has {', '.join(raw['engines'])}")

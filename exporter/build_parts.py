@@ -18,6 +18,8 @@ from exporter.attention import register
 from exporter.cache import cached, source_hash
 from exporter.caches import Group
 from exporter.draft import Draft, Planned
+from exporter.halves import twins
+from exporter.legal import legal, legal_ports
 from exporter.parts.base import Job, Part, Port
 from exporter.parts.decode import DecodePart
 from exporter.parts.embed import EmbedPart
@@ -28,8 +30,9 @@ from exporter.parts.text import TextPart
 from exporter.parts.vision import VisionPart
 from exporter.progress import Reporter
 from exporter.prompting import Prompting
-from exporter.trace import fake_model, save, trace
+from exporter.trace import fake_model, save, trace, uncollected
 from exporter.weights import attach, match
+from graph_passes import static
 from graph_passes.pipeline import optimise
 
 USUAL_TEXT = 40  # tokens of a question
@@ -149,14 +152,16 @@ class Tracer:
     ) -> Built:
         versions = {package: version(package) for package in VERSIONS}
         with report.step(f"trace {name} in {self.dtype}") as step:
-            about = {"source": source_hash(), "checkpoint": contents(self.draft), "dtype": self.dtype}
-            full = {"part": name, **about, **versions, **key}
+            about = {"source": source_hash(), "checkpoint": self.draft.checkpoint.fingerprint(), "dtype": self.dtype}
+            form = [self.draft.recipe.opset, self.draft.recipe.indices]
+            full = {"part": name, "legal": form, **about, **versions, **key}
             folder, reused = cached("part", full, lambda place: self._make(make, place, planned or self.draft.main))
             step.note = "unchanged, reused" if reused else ""
         told = json.loads((folder / "part.json").read_text())
         more = {key: told[key] for key in ("nodes", "passes", "facts")}
         return Built(name, folder / "part.onnx", _ports(told["inputs"]), _ports(told["outputs"]), **more)
 
+    @uncollected()
     def _make(self, make: Callable[[Job], Part], place: Path, planned: Planned | Prompting) -> None:
         family, mode, parameters = self._set_up()
         draft, form = self.draft, getattr(planned, "form", self.draft.main.form)
@@ -169,18 +174,31 @@ class Tracer:
             raise UserError(f"part '{part.name}' in {self.dtype} cannot be traced: {reason}") from error
         attach(model, parameters, self.shards)
         part.found.facts["traced_nodes"] = len(model.graph)
-        reports = optimise(model, usual_sizes(part.name, draft))
+        sizes = usual_sizes(part.name, draft)
+        reports = optimise(model, sizes)
+        _check_static(model)
+        reports += legal(model, draft.recipe, sizes, part.inputs)
         save(model, place / "part.onnx")
-        told: dict[str, Any] = {"inputs": [asdict(p) for p in part.inputs]}
-        told |= {"outputs": [asdict(p) for p in part.found.outputs]}
+        sides = {"inputs": part.inputs, "outputs": part.found.outputs}
+        told: dict[str, Any] = {s: [asdict(p) for p in legal_ports(sides[s], draft.recipe)] for s in sides}
         told |= {"nodes": _count(model), "passes": [asdict(each) for each in reports], "facts": part.found.facts}
         (place / "part.json").write_text(json.dumps(told))
 
     def _set_up(self) -> Any:
         if self._model is None:
             family, mode = fake_model(self.draft.family, self.draft.config, self.dtype, register())
-            self._model = (family, mode, match(family, self.draft.checkpoint))
+            parameters, twin = match(family, self.draft.checkpoint), twins(self.draft.checkpoint)
+            if self.dtype == "fp16":
+                parameters = {name: twin.get(tensor, tensor) for name, tensor in parameters.items()}
+            self._model = (family, mode, parameters)
         return self._model
+
+
+def _check_static(model: ir.Model) -> None:
+    try:
+        static.check(model)
+    except ValueError as error:
+        raise UserError(f"{error}; report the method and the model, or use another") from error
 
 
 def _ports(told: Sequence[Mapping[str, Any]]) -> tuple[Port, ...]:
@@ -206,11 +224,6 @@ def check_groups(made: Built, groups: tuple[Group, ...], cut: set[int]) -> None:
             raise UserError(
                 f"part {made.name} leaves other caches than the others do: give --keep as a count, or one of --buckets"
             )
-
-
-def contents(draft: Draft) -> list[str]:
-    """Hashes of config and shards: clean-up may merge initialisers of equal content, so headers alone do not do."""
-    return [draft.checkpoint.fingerprint(), *draft.hashes]
 
 
 def _count(model: ir.Model) -> dict[str, int]:

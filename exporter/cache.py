@@ -42,8 +42,7 @@ def cached(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> t
         The directory, and whether it was there already, intact. Read-only for the caller: an entry that was
         changed is made anew.
     """
-    identity = json.dumps([kind, key], sort_keys=True, separators=(",", ":"), allow_nan=False)
-    entry = base() / "parts" / hashlib.sha256(identity.encode()).hexdigest()
+    entry = _place(kind, key)
     if _intact(entry):
         return entry, True
     _cap()  # a mistake there is told before any work
@@ -53,6 +52,12 @@ def cached(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> t
         _install(fresh, entry)
     evict(keep=entry)
     return entry, False
+
+
+def recall(kind: str, key: Mapping[str, Any]) -> Path | None:
+    """The directory that `cached` made, if it is still there, intact."""
+    entry = _place(kind, key)
+    return entry if _intact(entry) else None
 
 
 def evict(keep: Path | None = None) -> None:
@@ -91,6 +96,11 @@ def source_hash() -> str:
         for file in sorted(root.rglob("*.py")):
             digest.update(f"{package}/{file.relative_to(root).as_posix()} {hash_file(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _place(kind: str, key: Mapping[str, Any]) -> Path:
+    identity = json.dumps([kind, key], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return base() / "parts" / hashlib.sha256(identity.encode()).hexdigest()
 
 
 def _install(fresh: Path, entry: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from engines.bundle import hash_file
 from engines.errors import UserError
 from engines.json_file import read_object
-from exporter.cache import cached
+from exporter.cache import cached, recall
 from exporter.section import shown
 from exporter.shard import Tensor, read_header
 
@@ -48,13 +48,25 @@ class Checkpoint:
         tensors = {name: asdict(tensor) for name, tensor in self.tensors.items()}
         return hashlib.sha256(json.dumps([self.config, tensors], sort_keys=True).encode()).hexdigest()
 
-    def content_hash(self, file: str) -> str:
-        """sha256 of one of its files, in hex; remembered while its path, size and mtime are the same."""
+    def content_hash(self, file: str, seen: str | None = None) -> str:
+        """sha256 of one of its files, in hex; remembered while its path, size and mtime are the same.
+
+        `seen` is what someone got who read all of it just now: then it is not read again.
+        """
+        entry, _ = cached(
+            "sha256", self._stamp(file), lambda folder: _note(folder / "sha256", seen or hash_file(self.path(file)))
+        )
+        return (entry / "sha256").read_text(encoding="ascii")
+
+    def known_hash(self, file: str) -> str | None:
+        """The same, if it is remembered."""
+        entry = recall("sha256", self._stamp(file))
+        return None if entry is None else (entry / "sha256").read_text(encoding="ascii")
+
+    def _stamp(self, file: str) -> dict[str, str | int]:
         path = self.path(file)
         found = path.stat()
-        key = {"path": str(path), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
-        entry, _ = cached("sha256", key, lambda folder: _note(folder / "sha256", hash_file(path)))
-        return (entry / "sha256").read_text(encoding="ascii")
+        return {"path": str(path), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
 
 
 def find(model: str) -> Path:

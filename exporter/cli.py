@@ -34,6 +34,9 @@ from exporter.options import DTYPES, numbers, option, pairs
 @option("aux", multiple=True, metavar="NAME=PATH")
 @option("buckets", metavar="N,N,…", default=None)
 @option("kv", type=click.Choice(["growing", "static"]), default="growing", show_default=True)
+@option("opset", type=click.Choice(["20", "23", "24"]), default="23", show_default=True)
+@option("indices", type=click.Choice(["int64", "int32"]), default="int64", show_default=True)
+@option("weights", type=click.Choice(["copy", "link"]), default="copy", show_default=True)
 @option("target", "targets", multiple=True, default=("auto",), show_default=True)
 @option("dtype", type=click.Choice(DTYPES), default=None)
 @option("output", "-o", type=click.Path(path_type=Path), default=None)
@@ -42,6 +45,7 @@ from exporter.options import DTYPES, numbers, option, pairs
 @option("max-length", type=int, default=None)
 @option("images", type=int, default=1, show_default=True)
 @option("gpu", default="h200", show_default=True)
+@option("parity", type=click.Choice(["full", "vision", "none"]), default="full", show_default=True)
 @option("accept-parity", is_flag=True)
 @click.pass_context
 def tp_export(context: click.Context, /, debug: bool, **options: Any) -> None:
@@ -72,6 +76,7 @@ def _export(
     params: tuple[str, ...],
     aux: tuple[str, ...],
     buckets: str | None,
+    opset: str,
     **options: Any,
 ) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -85,6 +90,7 @@ def _export(
         params=pairs("--param", "VALUE", params),
         aux=pairs("--aux", "PATH", aux),
         buckets=numbers("--buckets", buckets),
+        opset=int(opset),
     )
     console = Console()
     outcome = export(recipe, output or Path(recipe.name), console, force=force, accept=accept_parity)

@@ -15,6 +15,7 @@ from engines.flops import Geometry
 from exporter import __version__
 from exporter.build_parts import VERSIONS, Built
 from exporter.draft import Draft, Planned
+from exporter.reducer import StateSpec
 
 
 def contract(draft: Draft, parts: Mapping[str, Mapping[str, Built]], engines: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def contract(draft: Draft, parts: Mapping[str, Mapping[str, Built]], engines: Ma
         "groups": groups(traced, draft),
         "ran": ran(traced, draft),
         "prefill": [{"part": p.part, "tokens": p.tokens, "whole": p.whole} for p in draft.prompts],
-        "states": [asdict(spec) for spec in draft.states],
+        "states": [_state(spec, draft.recipe.indices) for spec in draft.states],
         "warm_up": draft.reducer.warm_up if len(draft.prompts) > 1 and not draft.prompts[0].whole else 0,
         "slot_positions": draft.split and draft.reducer.positions == "slot",
         "kv": {"form": draft.recipe.kv, "capacity": traced["decode"].facts.get("capacity", []) if draft.split else []},
@@ -79,6 +80,11 @@ def ran(traced: Mapping[str, Built], draft: Draft) -> list[int]:
     if not draft.split:
         return [draft.tokens] * draft.facts.layers
     return list(traced[draft.prompts[-1].part].facts["ran"])
+
+
+def _state(spec: StateSpec, indices: str) -> dict[str, Any]:
+    """As its ports say it."""
+    return {**asdict(spec), "dtype": indices if spec.dtype == "int64" else spec.dtype}
 
 
 def _part(name: str, parts: Mapping[str, Mapping[str, Built]]) -> dict[str, Any]:

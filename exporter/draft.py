@@ -136,6 +136,8 @@ class Draft:
                     f"{self.checkpoint.dir}: preprocessor_config.json makes pictures of {size or 'any size'}, "
                     f"config.json wants {each.form.size} (height, width)"
                 )
+        if self.recipe.parity == "vision" and not self.reads_pictures:
+            raise UserError(f"--parity vision: {self.family.title} has no vision part; use --parity none or full")
         if self.reducer.positions == "slot" and self.family.axes > 1:
             raise UserError(
                 f"--method {self.recipe.method}: slots of the cache are positions, and those of {self.family.title} "

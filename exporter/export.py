@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from engines.errors import UserError
+from engines.glance import only_vision
 from engines.measure import Pair
-from engines.parity import Case
+from engines.parity import Case, Run
+from engines.parity import told as tell
 from engines.prompt import Prompt
-from engines.registry import engine
+from engines.registry import Runner, engine
 from engines.session import Session
 from exporter import outcome
 from exporter.build_engines import Yard
@@ -22,6 +24,8 @@ from exporter.clip_aux import TOKENIZER as CLIP_TOKENIZER
 from exporter.contract import contract, groups
 from exporter.draft import Draft
 from exporter.furnish import furnish
+from exporter.halves import needs_twins, write_twins
+from exporter.memory import check_memory
 from exporter.pictures import pictures
 from exporter.profiles import Limits
 from exporter.progress import Reporter
@@ -29,6 +33,7 @@ from exporter.prove import prove, write_cases
 from exporter.publish import check_target, place, seal, staging
 from exporter.recipe import Recipe
 from exporter.text_cases import write_text_cases
+from graph_passes.legalise import TRACED
 
 RUNNABLE = ("fp32", "fp16")  # precisions that ONNX Runtime computes on a CPU
 QUESTIONS = 2  # of each picture, in parity
@@ -60,9 +65,22 @@ def export(recipe: Recipe, out: Path, console: Console, *, force: bool = False, 
     draft = Draft.of(recipe)
     parts = len(draft.planned) + 2 + len(draft.prompts) + bool(draft.turns) + (draft.clip is not None)
     runnable = sum(dtype in RUNNABLE for dtype in draft.precisions)
-    steps = 3 + parts * (len(draft.precisions) + len(draft.targets)) + runnable
+    check_memory(draft, runnable)
+    compared = {"full": runnable + 1, "vision": runnable, "none": 0}[recipe.parity]
+    steps = 2 + parts * (len(draft.precisions) + len(draft.targets)) + compared + needs_twins(draft)
     with staging(out, force=force) as root, Reporter(console, steps) as report:
         return _Run(draft, root, report).outcome(out, accept=accept)
+
+
+@dataclass(frozen=True)
+class _Proven:
+    """What came of the comparison: parity.json, and what people are shown of it."""
+
+    parity: Mapping[str, Any]
+    cases: list[Case] = field(default_factory=list)
+    sessions: Mapping[str, Session] = field(default_factory=dict)
+    runs: Mapping[str, Run] = field(default_factory=dict)
+    pairs: list[Pair] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -76,25 +94,38 @@ class _Run:
     def outcome(self, out: Path, *, accept: bool) -> Outcome:
         """Everything between an empty directory and a sealed one."""
         draft, root = self.draft, self.root
-        with self.report.step("copy weights and tokenizer"):
+        copies = draft.recipe.weights == "copy"
+        with self.report.step("copy weights and tokenizer" if copies else "link weights, copy tokenizer") as step:
             if draft.clip:
                 (root / CLIP_TOKENIZER).parent.mkdir()
                 place(draft.clip / "tokenizer.json", root / CLIP_TOKENIZER)
-            furnish(draft.checkpoint, root)
+            records = furnish(draft.checkpoint, root, draft.recipe.weights, step)
+        if needs_twins(draft):
+            with self.report.step("convert bf16 weights to fp16"):
+                records |= write_twins(draft.checkpoint, root / "onnx")
         parts: dict[str, dict[str, Built]] = {dtype: self.trace(draft, dtype) for dtype in draft.precisions}
         told = contract(draft, parts, self._engines(parts))
-        cases = self._cases()
-        sessions = {dtype: self._session(told, dtype, "") for dtype in parts if dtype in RUNNABLE}
-        parity, runs = prove(draft, sessions, cases, root / "parity", self.report, accept=accept)
-        told["parity"] = {"verdict": parity["verdict"]}
-        pairs = self._speed(sessions["fp32"], cases[0])
+        proven = self._proven(told, accept=accept)
+        told["parity"] = {"verdict": proven.parity["verdict"]}
         with self.report.step("write preview and report"):
-            seen = draft.reads_pictures
-            png = outcome.picture(draft, sessions["fp32"], cases, runs["fp32"], root) if seen else None
-            parity = outcome.write_parity(parity, pairs, root)
+            png = None
+            if proven.runs and draft.reads_pictures and (draft.recipe.parity == "full" or not draft.split):
+                png = outcome.picture(draft, proven.sessions["fp32"], proven.cases, proven.runs["fp32"], root)
+            parity = outcome.write_parity(proven.parity, proven.pairs, root)
             outcome.write_report(told, parity, png, root)
-            told = seal(root, told)
+            told = seal(root, told, records)
         return Outcome(out, told, parity)
+
+    def _proven(self, told: Mapping[str, Any], *, accept: bool) -> _Proven:
+        """As much as --parity says compared with PyTorch; the dense model only beside a whole one."""
+        draft = self.draft
+        if draft.recipe.parity == "none":
+            return _Proven(tell({}, mode="none"))
+        cases = self._cases()
+        sessions = {str(dtype): self._session(told, dtype, "") for dtype in draft.precisions if dtype in RUNNABLE}
+        parity, runs = prove(draft, sessions, cases, self.root / "parity", self.report, accept=accept)
+        pairs = self._speed(sessions["fp32"], cases[0]) if draft.recipe.parity == "full" else []
+        return _Proven(parity, cases, sessions, runs, pairs)
 
     def trace(self, draft: Draft, dtype: str, mark: str = "") -> dict[str, Built]:
         """All parts in one precision, their graphs beside the shards."""
@@ -107,7 +138,7 @@ class _Run:
         draft = self.draft
         fixed = max([0, *(each["fixed"] or 0 for each in groups(parts["fp32"], draft))])
         limits = Limits(draft.recipe.max_batch, draft.length, draft.tokens, draft.images, fixed)
-        yard = Yard(self.root, limits, tuple(draft.hashes))
+        yard = Yard(self.root, limits, tuple(draft.hashes), light=draft.recipe.parity != "full")
         made = {}
         for target in draft.targets:
             dtype = draft.precision(target)
@@ -129,8 +160,12 @@ class _Run:
 
     def _session(self, told: Mapping[str, Any], dtype: str, mark: str) -> Session:
         """The unpublished graphs, in ONNX Runtime on this machine."""
-        load = engine("ort-cpu").load
-        parts = {name: load(self.root / "onnx" / f"{mark}{name}.{dtype}.onnx") for name in told["parts"]}
+
+        def load(name: str) -> Runner:
+            return engine("ort-cpu").load(self.root / "onnx" / f"{mark}{name}.{dtype}.onnx")
+
+        whole, names = self.draft.recipe.parity == "full", told["parts"]
+        parts = {name: load(name) for name in names} if whole else only_vision(names, load)
         return Session(told, parts, self._prompt(), dtype)
 
     def _dense(self) -> tuple[Draft | None, str]:
@@ -148,6 +183,7 @@ class _Run:
                 max_length=None,
                 buckets=(),
                 kv="growing",
+                opset=min(self.draft.recipe.opset, TRACED),
             )
             return Draft.of(recipe), ""
         except UserError as error:  # all of a picture may be more than the model takes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from engines.errors import UserError
@@ -11,7 +12,9 @@ from engines.prompt import Prompt, read_text
 from exporter.checkpoint import Checkpoint
 from exporter.family import Facts
 from exporter.form import Kind
-from exporter.publish import place
+from exporter.progress import LARGE, Step
+from exporter.publish import Records, place, record
+from exporter.transport import Way, bring
 
 TOKENIZER = "tokenizer.json"
 TEXTS = (
@@ -23,11 +26,13 @@ TEXTS = (
 )
 
 
-def furnish(opened: Checkpoint, root: Path) -> None:
-    """Copy shards beside the graphs-to-be, and everything that the runtime reads, into `root`."""
-    (root / "onnx").mkdir()
-    for shard in opened.files:
-        place(opened.path(shard), root / "onnx" / shard)
+def furnish(opened: Checkpoint, root: Path, way: Way = "copy", step: Step | None = None) -> Records:
+    """Put shards beside the graphs-to-be, and everything that the runtime reads, into `root`.
+
+    Returns:
+        What bundle.json will say of each shard.
+    """
+    records = _shards(opened, root, way, step or Step())
     checkpoint = opened.dir
     for name in (TOKENIZER, *TEXTS):
         if (checkpoint / name).is_file():
@@ -35,6 +40,21 @@ def furnish(opened: Checkpoint, root: Path) -> None:
     template = chat_template(checkpoint)
     if template is not None:
         (root / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return records
+
+
+def _shards(opened: Checkpoint, root: Path, way: Way, step: Step) -> Records:
+    (root / "onnx").mkdir()
+    sizes = {shard: opened.path(shard).stat().st_size for shard in opened.files}
+    ways, records, before, total = set[str](), {}, 0, sum(sizes.values())
+    for shard in opened.files:
+        target = root / "onnx" / shard
+        ways.add(bring(opened, shard, target, way, partial(step.tell, total, before)))
+        records[f"onnx/{shard}"] = record(target, opened.content_hash(shard))
+        before += sizes[shard]
+    if total > LARGE:
+        step.note = f"{total / 1e9:.1f} GB {' and '.join(sorted(ways))}"
+    return records
 
 
 def chat_template(checkpoint: Path) -> str | None:

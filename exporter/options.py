@@ -23,7 +23,10 @@ HELP = {
     "aux": "What else the method reads: clip=DIR, the CLIP model whose tower the model has; router=FILE, its weights.",
     "buckets": "Prompt lengths, such as 256,512,1024, of methods that cut the prompt itself; shorter ones are padded.",
     "kv": "Caches that grow with every token, or of constant length (--max-length) that tokens are written into.",
-    "target": "What engines are built for: ort-cpu, trt-rtx[:sm86,sm89]; auto is all that this machine can build.",
+    "opset": "Opset of every graph: 20 for TensorRT 10.3 (JetPack 6), 24 writes into static caches in place.",
+    "indices": "Type of inputs and outputs that are whole numbers.",
+    "weights": "Files of the bundle's own, or hard links to the checkpoint's, which both must stay as they are.",
+    "target": "What engines are built for: ort-cpu, ov-cpu, trt-rtx[:sm86,sm89]; auto: all that can be built here.",
     "dtype": "Precision of every target; by default each has its own.",
     "output": "The bundle's directory; by default named after model, method and budget.",
     "force": "Replace a bundle that is there.",
@@ -31,6 +34,7 @@ HELP = {
     "max-length": "Most tokens of one sequence, pictures included; by default the model's limit, at most 2048.",
     "images": "Pictures per prompt where the decoder is pruned.",
     "gpu": "The GPU whose ceiling is printed.",
+    "parity": "What is compared with PyTorch: all, the vision parts alone (large models), or nothing.",
     "accept-parity": "Publish even if parity with PyTorch fails.",
 }
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+LARGE = 10**9  # bytes whose way is worth watching
 
 
 @dataclass
@@ -16,6 +18,16 @@ class Step:
     """One stage of work; `note` appears behind its time."""
 
     note: str = ""
+    say: Callable[[str], None] = lambda _: None
+    times: int = 10  # that bytes on their way are mentioned
+    told: int = 0
+
+    def tell(self, total: int, before: int, done: int) -> None:
+        """Of `total` bytes, `before` and now `done` of the next file are there."""
+        part = self.times * (before + done) // max(total, 1)
+        if total > LARGE and part > self.told:
+            self.told = part
+            self.say(f"{(before + done) / 1e9:.1f} of {total / 1e9:.1f} GB")
 
 
 @dataclass
@@ -53,9 +65,8 @@ class Reporter:
     @contextmanager
     def step(self, what: str) -> Iterator[Step]:
         """One stage: named while it runs, timed when it is done."""
-        if self._bar:
-            self._bar.update(self._task, description=what)
-        start, step = time.perf_counter(), Step()
+        start, step = time.perf_counter(), Step(say=lambda text: self._show(what, text), times=100 if self._bar else 10)
+        self._show(what)
         yield step
         self.done, seconds = self.done + 1, time.perf_counter() - start
         self.times[what] = seconds
@@ -63,3 +74,10 @@ class Reporter:
         self.console.print(f"[{self.done:2}/{self.total}] {what}: {seconds:.1f} s{note}", markup=False, highlight=False)
         if self._bar:
             self._bar.advance(self._task)
+
+    def _show(self, what: str, detail: str = "") -> None:
+        """On a terminal in the bar; a log gets a line for the detail, none for the beginning."""
+        if self._bar:
+            self._bar.update(self._task, description=f"{what} {detail}".strip())
+        elif detail:
+            self.console.print(f"        {what}: {detail}", markup=False, highlight=False)

@@ -13,6 +13,9 @@ from engines.bundle import CONTRACT, contract_hash, hash_file
 from engines.errors import UserError
 from exporter.disk import FULL, exchange, existing, full_disk_in_words, share, sync, sync_tree
 
+Records = dict[str, dict[str, str | int]]  # by a file's name in the bundle: sha256, bytes, mtime_ns
+EMPTY: Records = {}
+
 
 def check_target(target: Path, *, force: bool) -> None:
     """Says before any work whether target may be written, and tidies what killed runs left beside it.
@@ -47,18 +50,29 @@ def staging(target: Path, *, force: bool) -> Iterator[Path]:
             shutil.rmtree(tmp, ignore_errors=True)  # after a swap this is the old bundle
 
 
-def seal(tmp: Path, contract: Mapping[str, Any]) -> dict[str, Any]:
-    """Records every file's size, time and sha256 and writes bundle.json, last; returns the full contract."""
+def seal(tmp: Path, contract: Mapping[str, Any], known: Records = EMPTY) -> dict[str, Any]:
+    """Records every file's size, time and sha256 and writes bundle.json, last; returns the full contract.
+
+    Files with a `known` record that are as they were then are not read again.
+    """
     files = {}
     for path in sorted(p for p in tmp.rglob("*") if not p.is_dir() or p.is_symlink()):
         found = path.lstat()
         assert stat.S_ISREG(found.st_mode), f"bundles hold plain files only: {path}"
-        record = {"sha256": hash_file(path), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
-        files[path.relative_to(tmp).as_posix()] = record
+        name = path.relative_to(tmp).as_posix()
+        files[name] = record(path, str(known[name]["sha256"]) if name in known else "")
+        if files[name] != known.get(name):
+            files[name] = record(path, hash_file(path))
     sealed = {**contract, "files": files}
     sealed["sha256"] = contract_hash(sealed)
     (tmp / CONTRACT).write_text(json.dumps(sealed, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return sealed
+
+
+def record(path: Path, sha256: str) -> dict[str, str | int]:
+    """What bundle.json says of a file whose hash is known."""
+    found = path.lstat()
+    return {"sha256": sha256, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
 
 
 def place(src: Path, dst: Path) -> None:

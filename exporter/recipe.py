@@ -33,6 +33,10 @@ class Recipe:
         aux: further files by role: `clip`, a checkpoint; `router`, trained weights of the method.
         buckets: prompt lengths that methods which cut the prompt itself are exported for.
         kv: whether decode grows its caches, or writes into ones of constant length.
+        opset: of every graph: 23, 20 for TensorRT 10.3, 24 for caches that are written in place.
+        indices: type of inputs and outputs that are whole numbers.
+        weights: whether shards come into the bundle as files of its own or as hard links.
+        parity: what is compared with PyTorch: all, the vision parts alone, nothing.
     """
 
     model: str = "demo"
@@ -52,6 +56,10 @@ class Recipe:
     aux: Mapping[str, str] = field(default_factory=dict)
     buckets: tuple[int, ...] = ()
     kv: Literal["growing", "static"] = "growing"
+    opset: int = 23
+    indices: Literal["int64", "int32"] = "int64"
+    weights: Literal["copy", "link"] = "copy"
+    parity: Literal["full", "vision", "none"] = "full"
 
     @property
     def name(self) -> str:

@@ -24,6 +24,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError(f"--keep {recipe.keep}: --method {recipe.method} names its budgets; leave --keep out")
     if recipe.method != "none" and "+" not in recipe.method and recipe.keep is None:
         raise UserError(f"--method {recipe.method}: give a budget with --keep, such as --keep 64 or --keep 11%")
+    if recipe.opset == 24 and recipe.kv != "static":
+        raise UserError("--opset 24: what it brings is writes into static caches; add --kv static, or leave it out")
     for option, value in (("--max-batch", recipe.max_batch), ("--images", recipe.images)):
         if value < 1:
             raise UserError(f"{option} {value}: must be at least 1")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -46,25 +48,29 @@ def fake_model(family: type[Family], config: object, dtype: str, attention: str)
 
 def trace(part: Part, dtype: str, mode: FakeTensorMode) -> ir.Model:
     """Trace one part; its initialisers keep the model's parameter names and hold no data yet."""
-    axes = {axis for port in part.inputs for size in port.shape if isinstance(size, str) for axis in size.split("+")}
-    sizes = {axis: SIZES.get(axis, 7 + 4 * rank) for rank, axis in enumerate(sorted(axes))}
-    sizes |= {axis: int(axis) for axis in axes if axis.isdigit()}  # a constant in a sum
-    sizes["tokens"] = 7 + 4 * len(axes) + _image_rows(part)
-    with mode, torch.no_grad():
-        example = tuple(
-            torch.zeros(_shape(port, sizes), dtype=PORTS.get(port.dtype, DTYPES[dtype])) for port in part.inputs
-        )
-    dynamic = tuple(
-        {i: torch.export.Dim.DYNAMIC for i, s in enumerate(p.shape) if isinstance(s, str)} for p in part.inputs
-    )
-    star = part.forward.__code__.co_flags & 0x04  # forward(*tensors)
-    with _quiet(), torch.no_grad():
-        program = torch.export.export(part, example, dynamic_shapes=(dynamic,) if star else dynamic, strict=False)
+    with mode:
+        example, dynamic = examples(part, dtype)
+    with quiet(), torch.no_grad():
+        program = torch.export.export(part, example, dynamic_shapes=dynamic, strict=False)
         exported = torch.onnx.export(program, (), dynamo=True, opset_version=OPSET, optimize=False, verbose=False)
     assert exported is not None
     model: ir.Model = exported.model
     _name(model, part, dtype)
     return model
+
+
+def examples(part: Part, dtype: str) -> tuple[tuple[torch.Tensor, ...], Any]:
+    """Inputs of a part to trace it with, and which of their axes are dynamic, as torch.export wants it told."""
+    axes = {axis for port in part.inputs for size in port.shape if isinstance(size, str) for axis in size.split("+")}
+    sizes = {axis: SIZES.get(axis, 7 + 4 * rank) for rank, axis in enumerate(sorted(axes))}
+    sizes |= {axis: int(axis) for axis in axes if axis.isdigit()}  # a constant in a sum
+    sizes["tokens"] = 7 + 4 * len(axes) + _image_rows(part)
+    example = tuple(torch.zeros(_shape(p, sizes), dtype=PORTS.get(p.dtype, DTYPES[dtype])) for p in part.inputs)
+    dynamic = tuple(
+        {i: torch.export.Dim.DYNAMIC for i, s in enumerate(p.shape) if isinstance(s, str)} for p in part.inputs
+    )
+    star = part.forward.__code__.co_flags & 0x04  # forward(*tensors)
+    return example, (dynamic,) if star else dynamic
 
 
 def _image_rows(part: Part) -> int:
@@ -112,7 +118,20 @@ def save(model: ir.Model, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
+    """Tracing makes millions of objects that live to its end: to search them for garbage takes a fifth of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+        gc.collect()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
     """The exporter warns about packages we do not use."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

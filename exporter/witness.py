@@ -24,13 +24,14 @@ BLIND = Sight(torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64), {}, {}, {}) 
 class Witness:
     """The reference for engines of one precision and form of picture.
 
-    `groups` holds the first layer of each decoder layer group.
+    `groups` holds the first layer of each decoder layer group; `speaks` is False where only what it sees is compared.
     """
 
     draft: Draft
     reference: Reference
     groups: list[int]
     dtype: str
+    speaks: bool = True
 
     def sight(self, picture: Path, case: Case, kept: Tensor) -> tuple[Sight, Sight, bool]:
         """What the reference sees by itself; with the engines' own indices; whether values can then be compared.
@@ -82,13 +83,17 @@ class Witness:
         """Everything to compare; what is in a decoder layer group's caches has the group's number."""
         free, seen, comparable = looked
         sights = [seen] if case.picture else []
-        tokens, logits = self.reference.generate(case.ids, sights, STEPS, self.draft.facts.eos_token_ids, bucket)
-        found = {"free_kept": free.kept, "embeds": seen.embeds, "logits": logits, "tokens": torch.tensor(tokens)}
-        found["comparable"] = torch.tensor(comparable)
+        found = {"free_kept": free.kept, "embeds": seen.embeds, "comparable": torch.tensor(comparable)}
         if self.cut is not None and self.cut in free.scores and not self.cut.blanks:
             scores = free.scores[self.cut][0]
             found["scores"] = scores.new_full((int(self.numbers.max()) + 1,), float(scores.min()))
             found["scores"][self.numbers[0]] = scores
+        if not self.speaks:
+            return found
+        tokens, found["logits"] = self.reference.generate(
+            case.ids, sights, STEPS, self.draft.facts.eos_token_ids, bucket
+        )
+        found["tokens"] = torch.tensor(tokens)
         kept = self.reference.read(case.ids, sights, [], bucket).kept
         spans = 1 if bucket else len(sights)  # others hold nothing
         return found | {f"kept_indices.{number}": kept[first][:spans] for number, first in enumerate(self.groups)}

@@ -8,16 +8,21 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from graph_passes import fold, fuse, lower_diverse, lower_select
+from graph_passes import canonical, fold, fuse, lower_diverse, lower_select, mask, rotary, row_demand, static
 from graph_passes.base import Pass
 from graph_passes.cost import Cost, cost
 
 PIPELINE: Mapping[str, Pass] = {
     "fold": fold.run,
     "fuse": fuse.run,
+    "rotary": rotary.run,
     "fold_fused": fold.run,  # fusing leaves one copy of its tables for each layer
+    "canonical": canonical.run,
+    "mask": mask.run,
+    "row_demand": row_demand.run,  # sees the markers as what they are: makers of row numbers
     "lower_diverse": lower_diverse.run,
     "lower_select": lower_select.run,
+    "static": static.run,
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.documents import ROOT
 
 PACKAGES = ("exporter", "graph_passes", "engines")
-FOLDERS = (*PACKAGES, "tools", "tests")
+FOLDERS = (*PACKAGES, "benchmarks", "tools", "tests")
 LONGEST = 300
 LATER = "TO" + "DO"  # spelt so that this file does not hold it
 

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from engines.child import run_in_child
 from engines.errors import UserError
+from engines.feeds import check_feeds
 from engines.registry import Arrays, BuildJob, BuildResult, Dtype, Runner
 
 name = "ort-cpu"
@@ -19,7 +19,6 @@ extension = ".onnx"
 install = "pip install onnxruntime"
 
 Native = Any  # onnxruntime has no types
-Inputs = Mapping[str, tuple[np.dtype[Any], Sequence[int | str | None]]]
 NUMPY = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -57,24 +56,27 @@ def check(options: tuple[str, ...]) -> None:
 def build(job: BuildJob) -> BuildResult:
     """Proves in a child process that the graph loads; the engine is the .onnx file itself."""
     what = f"loading '{job.part}' in {name}"
-    found = run_in_child(f"{__name__}:build_here", {"onnx": str(job.onnx)}, what, job.log)
+    found = run_in_child(f"{__name__}:build_here", {"onnx": str(job.onnx), "light": job.light}, what, job.log)
     return BuildResult(job.onnx, found["seconds"], job.onnx.stat().st_size, found["peak_mib"])
 
 
-def build_here(onnx: str) -> dict[str, Any]:
-    """Loads the graph; runs in the child."""
+def build_here(onnx: str, *, light: bool = False) -> dict[str, Any]:
+    """Loads the graph; runs in the child. A light load optimises nothing, and so leaves the weights on the disk."""
     start = time.perf_counter()
-    _session(Path(onnx))
+    _session(Path(onnx), low=light)
     return {"seconds": time.perf_counter() - start}
 
 
-def load(path: Path) -> Runner:
+def load(path: Path, *, low: bool = False) -> Runner:
     """The graph as a function over named arrays; its inputs are checked before each run.
+
+    With `low` weights stay in the checkpoint's files, mapped into memory: every run reads them, and widens and forgets
+    one tensor after the other.
 
     Raises:
         UserError: ONNX Runtime refuses the file, or, when called, an input does not fit or the run fails.
     """
-    session = _session(path)
+    session = _session(path, low=low)
     wanted = {i.name: (_numpy(path, i), i.shape) for i in session.get_inputs()}
     outputs = [o.name for o in session.get_outputs()]
 
@@ -88,34 +90,7 @@ def load(path: Path) -> Runner:
     return run
 
 
-def check_feeds(wanted: Inputs, feeds: Arrays) -> None:
-    """Compares arrays with the inputs of an engine before they reach native code.
-
-    Args:
-        wanted: input name -> (dtype, shape); a word in a shape is one size wherever it occurs, None any size.
-        feeds: what the caller wants to run.
-
-    Raises:
-        UserError: a missing or unknown name, another dtype, or a shape that does not fit.
-    """
-    if wanted.keys() != feeds.keys():
-        odd = ", ".join(sorted(wanted.keys() ^ feeds.keys()))
-        raise UserError(f"missing or unknown inputs: {odd}; the engine takes {', '.join(wanted)}")
-    sizes: dict[str, int] = {}
-    for key, (kind, shape) in wanted.items():
-        got = feeds[key]
-        if got.dtype != kind or len(got.shape) != len(shape) or not _fits(shape, got.shape, sizes):
-            named = [sizes.get(s, s) if isinstance(s, str) else s for s in shape]
-            raise UserError(f"input '{key}' is {got.dtype} {list(got.shape)}, not {kind} {named}")
-
-
-def _fits(shape: Sequence[int | str | None], got: Sequence[int], sizes: dict[str, int]) -> bool:
-    """Whether got is an instance of shape; remembers in sizes what each word stood for."""
-    wanted = (sizes.setdefault(s, n) if isinstance(s, str) else s for s, n in zip(shape, got, strict=True))
-    return all(want in (None, size) for want, size in zip(wanted, got, strict=True))
-
-
-def _session(path: Path) -> Native:
+def _session(path: Path, *, low: bool = False) -> Native:
     """An ONNX Runtime session on all the CPUs that this process may use."""
     import onnxruntime
 
@@ -123,9 +98,17 @@ def _session(path: Path) -> Native:
     settings.intra_op_num_threads = _cpus()
     # threads that spin between runs would slow every other session of this process
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if low:  # a packed or folded weight would be a copy in fp32, and an arena keeps what a run is done with
+        settings.add_session_config_entry("session.disable_prepacking", "1")
+        settings.enable_cpu_mem_arena = settings.enable_mem_pattern = False
+        # the highest level folds all the same; this one reads a transposed weight in place
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    without = ["ConstantFolding"] if low else []
     settings.log_severity_level = 3  # errors; the default also warns about every unused initializer
     try:
-        return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            path, settings, providers=["CPUExecutionProvider"], disabled_optimizers=without
+        )
     except _errors() as error:
         raise UserError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
 

@@ -31,6 +31,11 @@ def dtype(checkpoint: Dtype) -> Dtype:
     return "bf16" if checkpoint == "bf16" else "fp16"
 
 
+def legal(dtype: Dtype) -> tuple[str, ...]:
+    """The builder gives up over attention in fp32, for which it has no kernel, unless it is written out."""
+    return ("explicit_attention",) if dtype == "fp32" else ()
+
+
 def check(options: tuple[str, ...]) -> None:
     """Raises UserError unless every option is a GPU generation that the builder knows, such as "sm89"."""
     if not options:
@@ -64,7 +69,7 @@ def build(job: BuildJob) -> BuildResult:
     return BuildResult(job.out, found["seconds"], job.out.stat().st_size, found["peak_mib"], details)
 
 
-def load(path: Path) -> Runner:
+def load(path: Path, *, low: bool = False) -> Runner:  # noqa: ARG001 - the contract of every backend
     """Always raises UserError: plans run in TensorRT-RTX applications, not in this package."""
     raise UserError(f"{path}: trt-rtx plans run on an NVIDIA GPU in the TensorRT-RTX runtime; run ort-cpu here instead")
 

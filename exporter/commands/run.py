@@ -39,6 +39,13 @@ import click
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
 @click.option("--target", default="ort-cpu", show_default=True, help="Which of the bundle's engines.")
 @click.option(
+    "--memory",
+    type=click.Choice(["auto", "fast", "low"]),
+    default="auto",
+    show_default=True,
+    help="low leaves the weights on the disk and reads them for every token; auto is fast, if that fits.",
+)
+@click.option(
     "--scorer", type=click.Path(path_type=Path), help="A bundle that scores frames, for methods that ask (quota)."
 )
 def run(
@@ -58,10 +65,13 @@ def run(
     from engines.session import Session
     from engines.videos import Picture, open_video
 
-    target = sampling.pop("target")
+    target, memory = sampling.pop("target"), sampling.pop("memory")
     sampler = Sampler(**sampling)
     pictures: list[Picture] = [*map(open_image, images), *map(open_video, videos)]
-    chat = Chat(Session.open(bundle, target), None if scorer is None else Scorer(Session.open(scorer)))
+    chat = Chat(
+        Session.open(bundle, target, memory=memory),
+        None if scorer is None else Scorer(Session.open(scorer, memory=memory)),
+    )
     if not prompts and sys.stdin and sys.stdin.isatty():
         click.echo("Ask; an empty line is passed over, end with Ctrl-D.", err=True)
     for question in prompts or filter(None, (line.strip() for line in sys.stdin or ())):

@@ -50,3 +50,17 @@ def test_missing_parts_inputs_and_precisions_are_refused():
     raw["parts"]["embed"]["inputs"].append({"name": "mystery", "dtype": "float32", "shape": []})
     with pytest.raises(UserError, match="'embed' wants mystery"):
         Parts(parse(raw), model.parts(), "fp32").embed(np.array([[5]]), [])
+
+
+def test_whole_numbers_get_the_type_that_the_contract_says():
+    model = NumpyModel()
+    raw, seen = contract(model), {}
+    raw["parts"]["embed"]["inputs"][0]["dtype"] = "int32"
+
+    def embed(feeds):
+        seen.update({name: array.dtype for name, array in feeds.items()})
+        return model.embed(feeds)
+
+    parts = Parts(parse(raw), model.parts() | {"embed": embed}, "fp32")
+    parts.embed(np.array([[1, 5]]), [])
+    assert seen == {"input_ids": np.int32, "image_embeds": np.float32}

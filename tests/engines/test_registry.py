@@ -15,7 +15,7 @@ from engines.registry import (
 
 
 def test_backends_are_found_by_name():
-    assert {"ort-cpu", "trt-rtx"} <= set(names())
+    assert {"ort-cpu", "ov-cpu", "trt-rtx"} <= set(names())
     assert engine("ort-cpu") is ort_cpu
     assert engine("trt-rtx") is trt_rtx
 
@@ -44,7 +44,7 @@ def test_parses_names_and_options():
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("tensorflow", "unknown target 'tensorflow': choose from ort-cpu, trt-rtx, or auto"),
+        ("tensorflow", "unknown target 'tensorflow': choose from ort-cpu, ov-cpu, trt-rtx, or auto"),
         ("", "unknown target ''"),
         ("../ort_cpu", "unknown target"),
         ("ort-cpu:fast", "takes no options"),

@@ -19,7 +19,7 @@ def model(tmp_path, monkeypatch):
     model = NumpyModel(forms=("tiles", "video"))
     save_tokenizer(tmp_path)
     session = Session(contract(model), model.parts(), Prompt(tmp_path, IMAGE, TEMPLATE))
-    monkeypatch.setattr(Session, "open", lambda *_: session)
+    monkeypatch.setattr(Session, "open", lambda *_, **__: session)
     return model
 
 

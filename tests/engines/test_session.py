@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from engines import memory
 from engines import session as module
 from engines.bundle import contract_hash
 from engines.errors import UserError
@@ -93,11 +94,14 @@ def bundle(tmp_path, monkeypatch):
     loaded = []
 
     class Backend:
-        def load(self, path):
-            loaded.append(path.relative_to(tmp_path).as_posix())
+        extension = ".onnx"
+
+        def load(self, path, *, low):
+            loaded.append(path.relative_to(tmp_path).as_posix() + " low" * low)
             return model.parts()[path.read_text()]
 
     monkeypatch.setattr(module, "engine", lambda _: Backend())
+    monkeypatch.setattr(memory, "weights", lambda _: 2**20)
     return tmp_path, loaded
 
 
@@ -126,6 +130,18 @@ def test_another_precision_opens_other_files(bundle):
     assert "onnx/decoder.fp16.onnx" in loaded
     Session.open(str(directory), "trt-rtx")
     assert "engines/trt-rtx/decoder.plan" in loaded
+
+
+def test_what_does_not_fit_is_refused_before_it_is_opened(bundle, monkeypatch):
+    directory, loaded = bundle
+    monkeypatch.setattr(memory, "available", lambda: 3 * 2**20)
+    with pytest.raises(UserError, match=r"running .* with ort-cpu takes about 3.* MiB .*: run it with --memory low"):
+        Session.open(directory)
+    assert loaded == []
+    Session.open(directory, memory="low")
+    assert sorted(loaded) == [f"onnx/{part}.fp32.onnx low" for part in ("decoder", "embed", "vision")]
+    Session.open(directory, memory="fast")
+    assert "onnx/decoder.fp32.onnx" in loaded
 
 
 def test_changed_files_and_other_directories_are_refused(bundle, tmp_path_factory):

@@ -171,7 +171,7 @@ def test_contracts_that_no_engine_can_keep(bundle, path, values):
         (["--top-p", "1.1"], "top_p 1.1"),
         (["--seed", "-1"], "seed -1: must not be negative"),
         (["--max-new-tokens", "0"], "0 is not in the range x>=1"),
-        (["--target", "abacus"], "the bundle has no engines for abacus; it has ort-cpu, trt-rtx"),
+        (["--target", "abacus"], "the bundle has no engines for abacus; it has ort-cpu, ov-cpu, trt-rtx"),
         (["--target", "../x"], "the bundle has no engines for ../x"),
         (["--prompt", "what " * 600], "too long"),
         (["--prompt", "what " * 10**6], "it writes more than"),

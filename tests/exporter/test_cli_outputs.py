@@ -96,7 +96,7 @@ def old(demo_bundle, tmp_path_factory):
 def test_a_bundle_is_replaced_by_force_only(old):
     refused(*EXPORT, "-o", old, says=f"{old} exists: choose another name, or replace it with --force")
     refused(*EXPORT, "-o", old, "--force", "--max-length", "5", says="--max-length 5")
-    assert set(open_bundle(old).contract["engines"]) == {"ort-cpu", "trt-rtx"}
+    assert set(open_bundle(old).contract["engines"]) == {"ort-cpu", "ov-cpu", "trt-rtx"}
     assert run(*EXPORT, "-o", old, "--force")[::2] == (0, "")
     assert set(open_bundle(old).contract["engines"]) == {"ort-cpu"}
     assert [path.name for path in old.parent.iterdir()] == ["bundle"]
@@ -133,5 +133,5 @@ def test_a_builder_that_dies(monkeypatch, tmp_path_factory, old, function, kwarg
     monkeypatch.delitem(sys.modules, "engines.backends.doomed", raising=False)
     words = (*EXPORT[:4], "--target", "doomed", "-o", old, "--force")
     refused(*words, says=says, where="building 'vision' for doomed failed: ")
-    assert set(open_bundle(old).contract["engines"]) == {"ort-cpu", "trt-rtx"}
+    assert set(open_bundle(old).contract["engines"]) == {"ort-cpu", "ov-cpu", "trt-rtx"}
     assert [path.name for path in old.parent.iterdir()] == ["bundle"]

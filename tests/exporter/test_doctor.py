@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.backends import trt_rtx
+from engines.backends import ov_cpu, trt_rtx
 from engines.registry import names
 from exporter import doctor
 from exporter.doctor import diagnose
@@ -49,6 +49,12 @@ def test_a_missing_builder_comes_with_its_command(monkeypatch):
     check = checks()["target trt-rtx"]
     assert not check.ok
     assert check.remedy == "pip install tensorrt-rtx-cu13"
+
+
+def test_openvino_is_an_extra(monkeypatch):
+    assert checks()["target ov-cpu"].ok
+    monkeypatch.setattr(ov_cpu, "available", lambda: "openvino is not installed")
+    assert checks()["target ov-cpu"].remedy == "pip install 'tp-export[openvino]'"
 
 
 def test_two_onnx_runtimes_are_an_error(monkeypatch):

@@ -61,7 +61,7 @@ def test_weights_are_the_shards_own_bytes(demo_bundle, graph):
 
 def test_engines_of_every_target(demo_bundle):
     engines = open_bundle(demo_bundle).contract["engines"]
-    assert engines.keys() == {"ort-cpu", "trt-rtx"}
+    assert engines.keys() == {"ort-cpu", "ov-cpu", "trt-rtx"}
     fused = engines["trt-rtx"]["fused_attention"]
     assert fused["vision"] == {"_gemm_mha_v2": 4}  # four tower layers, the scored one among them
     assert fused["decoder"] == {"_gemm_mha_v2": 4, "_gemv_mha_v1": 4}  # prompt profile, step profile

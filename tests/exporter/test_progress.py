@@ -4,7 +4,7 @@ import re
 import pytest
 from rich.console import Console
 
-from exporter.progress import Reporter
+from exporter.progress import LARGE, Reporter
 
 
 def console(*, terminal):
@@ -57,3 +57,30 @@ def test_a_bar_does_not_outlive_a_failure():
     with pytest.raises(KeyboardInterrupt), Reporter(screen, 3) as report, report.step("one"):
         raise KeyboardInterrupt
     assert "\x1b[?25h" in screen.file.getvalue(), "the cursor is back"
+
+
+def test_bytes_on_their_way_are_a_line_at_every_tenth():
+    log = console(terminal=False)
+    with Reporter(log, 1) as report, report.step("copy [weights]") as step:
+        for done in range(0, 2 * LARGE + 1, LARGE // 50):
+            step.tell(2 * LARGE, 0, done)
+    lines = log.file.getvalue().splitlines()
+    assert lines[0] == "        copy [weights]: 0.2 of 2.0 GB"
+    assert lines[9] == "        copy [weights]: 2.0 of 2.0 GB"
+    assert len(lines) == 11
+
+
+def test_few_bytes_are_not_worth_a_line():
+    log = console(terminal=False)
+    with Reporter(log, 1) as report, report.step("copy") as step:
+        step.tell(LARGE, 0, LARGE)
+    assert len(log.file.getvalue().splitlines()) == 1
+
+
+def test_a_terminal_shows_bytes_in_the_bar_alone():
+    screen = console(terminal=True)
+    with Reporter(screen, 1) as report, report.step("copy") as step:
+        step.tell(2 * LARGE, LARGE, LARGE // 2)
+        report._bar.refresh()
+    assert "copy 1.5 of 2.0 GB" in screen.file.getvalue()
+    assert "        copy: " not in screen.file.getvalue()

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -280,3 +281,13 @@ def test_place_makes_a_file_of_its_own(tmp_path):
     assert placed.stat().st_ino != blob.stat().st_ino
     with pytest.raises(FileExistsError):
         place(source, placed)
+
+
+def test_seal_reads_no_file_whose_record_is_known_and_true(tmp_path, monkeypatch):
+    (tmp_path / "weights").write_bytes(b"numbers")
+    (tmp_path / "changed").write_bytes(b"before")
+    known = {name: publish.record(tmp_path / name, "a hash from its copy") for name in ("weights", "changed")}
+    (tmp_path / "changed").write_bytes(b"afterwards")
+    sealed = seal(tmp_path, {"format": FORMAT}, known)
+    assert sealed["files"]["weights"] == known["weights"]
+    assert sealed["files"]["changed"]["sha256"] == hashlib.sha256(b"afterwards").hexdigest()

@@ -1,8 +1,14 @@
+import time
+
 import numpy as np
 import pytest
+from hypothesis import given
+from onnxscript.optimizer import optimize_ir
 
 from graph_passes import fold
+from graph_passes.rules import RULES
 from tests.graph_passes.graphs import SHARD, operators, outputs, parsed, places
+from tests.graph_passes.random_graphs import PROPERTY, equal, evaluate, graphs, layered
 
 STATIC = """<ir_version: 10, opset_import: ["" : 23]>
 part (float[2,6] x) => (float[2,2,3] y)
@@ -88,3 +94,41 @@ def test_a_second_run_finds_nothing(tmp_path, weights, text):
     again = fold.run(model)
     assert (again.rewrites, again.modified, again.refusals) == (0, False, ())
     assert operators(model) == before
+
+
+@PROPERTY
+@given(graphs())
+def test_random_graphs_keep_their_numbers(case):
+    model, feeds = case
+    before = evaluate(model, feeds)
+    fold.run(model)
+    equal(model, feeds, before)
+    assert fold.run(model).rewrites == 0
+
+
+def test_the_result_is_what_onnxscript_itself_makes():
+    model = layered(1, measured=True)
+    other = model.clone()
+    fold.run(model)
+    optimize_ir(other)
+    assert operators(model) == operators(other)
+
+
+def test_each_rule_is_listed_under_the_operator_that_it_ends_in():
+    ends = {
+        (operator, node.op_identifier()[1])
+        for operator, rules in RULES.items()
+        for rule in rules
+        for node in rule._target_pattern.output_nodes
+    }
+    assert all(operator == end for operator, end in ends)
+
+
+def test_time_grows_with_the_layers():
+    def took(layers):
+        model = layered(layers, measured=True)
+        start = time.process_time()
+        assert fold.run(model).rewrites > layers
+        return time.process_time() - start
+
+    assert took(16) < 8 * 4 * max(took(2), 0.01)

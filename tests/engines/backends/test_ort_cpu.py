@@ -1,3 +1,7 @@
+import json
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -86,3 +90,47 @@ def test_a_failing_run_is_one_line(tmp_path):
 
 def test_precision_is_always_fp32():
     assert {ort_cpu.dtype(d) for d in ("fp32", "fp16", "bf16")} == {"fp32"}
+
+
+OPENED = """
+import json, re, sys
+from pathlib import Path
+import onnxruntime
+from engines.backends import ort_cpu
+
+def held():
+    return int(re.search("RssAnon: *([0-9]+)", Path("/proc/self/status").read_text().replace(chr(9), " "))[1]) / 1024
+
+before = held()
+run = ort_cpu.load(Path(sys.argv[1]), low=sys.argv[2] == "low")
+print(json.dumps(held() - before))
+"""
+
+
+@pytest.fixture
+def linear(tmp_path):
+    """A layer with 32 MiB of fp16 weights beside the graph, which computes in fp32."""
+    weight = np.random.default_rng(0).standard_normal((4096, 4096)).astype(np.float16)
+    (tmp_path / "w.bin").write_bytes(weight.tobytes())
+    text = """linear (float[B,4096] x) => (float[B,4096] y) <float16[4096,4096] w = ["location": "w.bin"]> {
+        wide = Cast <to=1> (w)
+        turned = Transpose <perm=[1, 0]> (wide)
+        y = MatMul(x, turned)
+    }"""
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 23]>\n{text}'), tmp_path / "linear.onnx")
+    return tmp_path / "linear.onnx"
+
+
+def test_low_memory_computes_the_same(linear):
+    x = {"x": np.random.default_rng(1).standard_normal((3, 4096)).astype(np.float32)}
+    want, got = (ort_cpu.load(linear, low=low)(x)["y"] for low in (False, True))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3)
+
+
+def test_low_memory_leaves_the_weights_on_the_disk(linear):
+    def held(mode):
+        command = [sys.executable, "-c", OPENED, str(linear), mode]
+        return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+    assert held("fast") > 50  # MiB: widened
+    assert held("low") < 25

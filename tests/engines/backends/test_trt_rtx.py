@@ -2,6 +2,7 @@ import resource
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
@@ -9,6 +10,7 @@ from engines.backends import trt_rtx
 from engines.errors import UserError
 from engines.registry import BuildJob
 from engines.rtx_build import fused_attention
+from graph_passes.legalise import EXPLICIT
 
 LAYER = """
     qkv{i} = MatMul({x}, w{i})
@@ -70,9 +72,16 @@ def test_the_count_does_not_depend_on_the_number_of_gpus(job):
     assert result.details["fused_attention"] == {"_gemm_mha_v2": 2}
 
 
-def test_fp32_attention_builds_though_it_is_not_fused(job):
-    save_attention(job().onnx, np.float32)
-    result = trt_rtx.build(job([PREFILL]))
+def test_fp32_attention_builds_once_it_is_written_out(job):
+    assert trt_rtx.legal("fp16") == ()
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 23]>
+        toy (float[B,4,S,32] x) => (float[B,4,S,32] y) { y = Attention(x, x, x) }"""
+    )
+    for name in trt_rtx.legal("fp32"):
+        assert EXPLICIT[name](model).rewrites == 1
+    ir.save(model, job().onnx)
+    result = trt_rtx.build(job([{"x": ((1, 4, 16, 32), (1, 4, 64, 32), (2, 4, 256, 32))}]))
     assert result.details["fused_attention"] == {}
     assert fused_attention(job().out) == {}
 
