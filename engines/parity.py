@@ -255,20 +255,21 @@ def verdict(rows: Sequence[Row]) -> str:
 
 
 def told(rows: Mapping[str, Sequence[Row]], unproven: Sequence[str] = (), mode: str = "full") -> dict[str, Any]:
-    """parity.json: the worst case of each level and precision, every case behind it, one verdict.
+    """parity.json: the worst case of each level and session, every case behind it, one verdict.
 
     `unproven` precisions were built but cannot be run on this machine, and a `mode` ("vision", "none") leaves levels
     out; the table says so, and the verdict: pass, fail, vision pass, vision fail, not compared.
     """
     shown: list[dict[str, Any]] = []
-    for dtype, each in rows.items():
+    for name, each in rows.items():
+        dtype, _, target = name.partition(" ")
         for level, what in dict.fromkeys((row.level, row.what) for row in each):
             same = [row for row in each if (row.level, row.what) == (level, what)]
             worst = max(same, key=lambda row: (not row.ok, row.value))
             shown.append({
                 "level": level,
                 "dtype": dtype,
-                "engine": "ort-cpu",
+                "engine": target or "ort-cpu",
                 "what": what,
                 "value": worst.note or worst.value,
                 "threshold": "told" if worst.bound is None else worst.bound,
@@ -284,5 +285,5 @@ def told(rows: Mapping[str, Sequence[Row]], unproven: Sequence[str] = (), mode: 
     return {
         "verdict": {"full": every, "vision": f"vision {every}", "none": "not compared"}[mode],
         "rows": shown,
-        "cases": {dtype: [asdict(row) for row in each] for dtype, each in rows.items()},
+        "cases": {name: [asdict(row) for row in each] for name, each in rows.items()},
     }

@@ -36,6 +36,7 @@ from exporter.text_cases import write_text_cases
 from graph_passes.legalise import TRACED
 
 RUNNABLE = ("fp32", "fp16")  # precisions that ONNX Runtime computes on a CPU
+ORT = "ort-cpu"
 QUESTIONS = 2  # of each picture, in parity
 
 
@@ -64,12 +65,17 @@ def export(recipe: Recipe, out: Path, console: Console, *, force: bool = False, 
     check_target(out, force=force)
     draft = Draft.of(recipe)
     parts = len(draft.planned) + 2 + len(draft.prompts) + bool(draft.turns) + (draft.clip is not None)
-    runnable = sum(dtype in RUNNABLE for dtype in draft.precisions)
+    runnable = sum(dtype in RUNNABLE for dtype in draft.precisions) + len(beside(draft))
     check_memory(draft, runnable)
     compared = {"full": runnable + 1, "vision": runnable, "none": 0}[recipe.parity]
     steps = 2 + parts * (len(draft.precisions) + len(draft.targets)) + compared + needs_twins(draft)
     with staging(out, force=force) as root, Reporter(console, steps) as report:
         return _Run(draft, root, report).outcome(out, accept=accept)
+
+
+def beside(draft: Draft) -> list[str]:
+    """Targets beside ONNX Runtime whose engines run on this machine."""
+    return [t.name for t in draft.targets if t.name != ORT and engine(t.name).extension == ".onnx"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,7 @@ class _Run:
             return _Proven(tell({}, mode="none"))
         cases = self._cases()
         sessions = {str(dtype): self._session(told, dtype, "") for dtype in draft.precisions if dtype in RUNNABLE}
+        sessions |= {f"fp32 {name}": self._session(told, "fp32", "", name) for name in beside(draft)}
         parity, runs = prove(draft, sessions, cases, self.root / "parity", self.report, accept=accept)
         pairs = self._speed(sessions["fp32"], cases[0]) if draft.recipe.parity == "full" else []
         return _Proven(parity, cases, sessions, runs, pairs)
@@ -158,11 +165,12 @@ class _Run:
         facts = self.draft.facts
         return Prompt(self.root, facts.image_token_id, video_token_id=facts.video_token_id)
 
-    def _session(self, told: Mapping[str, Any], dtype: str, mark: str) -> Session:
-        """The unpublished graphs, in ONNX Runtime on this machine."""
+    def _session(self, told: Mapping[str, Any], dtype: str, mark: str, target: str = ORT) -> Session:
+        """The unpublished graphs, in a runtime of this machine."""
 
         def load(name: str) -> Runner:
-            return engine("ort-cpu").load(self.root / "onnx" / f"{mark}{name}.{dtype}.onnx")
+            file = f"onnx/{mark}{name}.{dtype}.onnx" if target == ORT else told["engines"][target]["graphs"][name]
+            return engine(target).load(self.root / file)
 
         whole, names = self.draft.recipe.parity == "full", told["parts"]
         parts = {name: load(name) for name in names} if whole else only_vision(names, load)

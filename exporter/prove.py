@@ -60,6 +60,9 @@ def prove(
 ) -> tuple[dict[str, Any], dict[str, Run]]:
     """Compare engines of each precision with the reference; save the reference for later checks.
 
+    Sessions are named by their precision, and by their target if it is not ort-cpu ("fp32 ov-cpu"): such a one comes
+    behind that of its precision, whose reference it shares.
+
     Returns:
         What parity.json says, and what the engines gave.
 
@@ -84,15 +87,16 @@ def prove(
         for each in draft.planned
     ]
     rows, runs = dict[str, list[Row]](), dict[str, Run]()
-    for dtype, session in sessions.items():
-        with report.step(f"compare {dtype} engines with PyTorch") as step:
-            runs[dtype] = found = (parity.run if whole else glance)(session, cases, folder)
-            groups = [layers.start for layers in session.contract.groups]
-            save_reference(
-                [Witness(draft, each, groups, dtype, speaks=whole) for each in references], cases, found, folder
-            )
-            rows[dtype] = parity.compare(found, parity.load(folder, dtype)[1], dtype)
-            step.note = parity.verdict(rows[dtype])
+    for name, session in sessions.items():
+        dtype, _, target = name.partition(" ")
+        with report.step(f"compare {name} engines with PyTorch") as step:
+            runs[name] = found = (parity.run if whole else glance)(session, cases, folder)
+            if not target:
+                groups = [layers.start for layers in session.contract.groups]
+                witnesses = [Witness(draft, each, groups, dtype, speaks=whole) for each in references]
+                save_reference(witnesses, cases, found, folder)
+            rows[name] = parity.compare(found, parity.load(folder, dtype)[1], dtype)
+            step.note = parity.verdict(rows[name])
     told = parity.told(rows, [dtype for dtype in draft.precisions if dtype not in sessions], draft.recipe.parity)
     if told["verdict"].endswith("fail") and not accept:
         worst = next(row for each in rows.values() for row in each if not row.ok)

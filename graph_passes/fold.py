@@ -13,7 +13,8 @@ from onnxscript.optimizer import fold_constants_ir
 from graph_passes.base import PassResult
 from graph_passes.rules import rewrite
 
-DEDUPLICATION = logging.getLogger("onnx_ir.passes.common.initializer_deduplication")
+# They warn of initialisers that they know nothing of, and of every node that they leave alone.
+TALKERS = ("onnx_ir.passes.common.initializer_deduplication", "onnxscript.optimizer._constant_folding")
 ROUNDS = 8  # at most; what a rule leaves may fold again, and nearly always two rounds do
 
 
@@ -58,11 +59,14 @@ def _weights_hidden(model: ir.Model) -> Iterator[None]:
     }
     for value in hidden:
         value.const_value = None
-    level = DEDUPLICATION.level
-    DEDUPLICATION.setLevel(logging.ERROR)  # it warns of every initialiser that it knows nothing of
+    loggers = [logging.getLogger(name) for name in TALKERS]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        DEDUPLICATION.setLevel(level)
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
         for value, tensor in hidden.items():
             value.const_value = tensor
