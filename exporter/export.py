@@ -18,6 +18,7 @@ from engines.prompt import Prompt
 from engines.registry import Runner, engine
 from engines.session import Session
 from exporter import outcome
+from exporter.ahead import ahead
 from exporter.build_engines import Yard
 from exporter.build_parts import Built, Tracer
 from exporter.clip_aux import TOKENIZER as CLIP_TOKENIZER
@@ -109,7 +110,10 @@ class _Run:
         if needs_twins(draft):
             with self.report.step("convert bf16 weights to fp16"):
                 records |= write_twins(draft.checkpoint, root / "onnx")
-        parts: dict[str, dict[str, Built]] = {dtype: self.trace(draft, dtype) for dtype in draft.precisions}
+        first, *more = draft.precisions
+        with ahead(draft, root / "onnx"):
+            parts: dict[str, dict[str, Built]] = {first: self.trace(draft, first)}
+        parts |= {dtype: self.trace(draft, dtype) for dtype in more}
         told = contract(draft, parts, self._engines(parts))
         proven = self._proven(told, accept=accept)
         told["parity"] = {"verdict": proven.parity["verdict"]}
