@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from engines.contract import Contract
 from engines.errors import UserError
 from engines.units import size
@@ -14,16 +16,16 @@ MARGIN = 1.1  # of what is needed must be free
 FLOAT = 4  # bytes of a float on a CPU, whatever the graph says
 
 
-def check_fits(graphs: Iterable[Path], contract: Contract, what: str) -> None:
-    """Asked before anything is loaded: do these graphs fit, opened for speed?
+def check_fits(folder: Path, contract: Contract, what: str) -> None:
+    """Asked before anything is loaded: do the graphs over the shards in `folder` fit, opened for speed?
 
     Raises:
-        UserError: they do not, or a graph cannot be read.
+        UserError: they do not, or a shard cannot be read.
     """
     free = available()
     if free is None:
         return
-    need = sum(map(weights, graphs)) + cache(contract)
+    need = sum(map(weights, shards(folder))) + cache(contract)
     if need * MARGIN > free:
         raise UserError(f"{what} takes about {size(need)} of memory, {size(free)} are free: run it with --memory low")
 
@@ -36,17 +38,19 @@ def available() -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def weights(graph: Path) -> int:
-    """Bytes of a graph's weights, widened to fp32, and as they are stored: both are there while it is opened."""
-    import onnx_ir as ir
-    from google.protobuf.message import DecodeError
+def shards(folder: Path) -> Iterable[Path]:
+    """The checkpoint's own shards, not what was converted from them."""
+    return (path for path in folder.glob("*.safetensors") if not path.name.endswith(".fp16.safetensors"))
 
+
+def weights(shard: Path) -> int:
+    """Bytes of a shard's tensors, widened to fp32, and as they are stored: both are there while graphs are opened."""
     try:
-        model = ir.load(graph)
-    except (DecodeError, OSError) as error:
-        raise UserError(f"{graph} cannot be read: {error}; export the bundle again") from error
-    tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
-    return sum(t.nbytes + (FLOAT * t.size if t.dtype.is_floating_point() else t.nbytes) for t in tensors)
+        with safe_open(shard, "numpy") as file:
+            shapes: list[list[int]] = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - it is no dict
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{shard} cannot be read: {error}; export the bundle again") from error
+    return shard.stat().st_size + FLOAT * sum(math.prod(shape) for shape in shapes)
 
 
 def cache(contract: Contract) -> int:

@@ -71,7 +71,7 @@ class Session:
         backend = engine(target.partition(":")[0])
         paths = {part: opened.dir / name for part, name in files.items()}
         if memory == "auto" and backend.extension == ".onnx":
-            check_fits(paths.values(), contract, f"running {bundle} with {target}")
+            check_fits(opened.dir / "onnx", contract, f"running {bundle} with {target}")
         parts = {part: backend.load(path, low=memory == "low") for part, path in paths.items()}
         return cls(opened.contract, parts, prompt, dtype)
 

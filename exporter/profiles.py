@@ -40,9 +40,16 @@ def profiles(part: str, inputs: Iterable[Port], limits: Limits) -> list[Profile]
     if part not in {"decoder", "decode"}:
         shortest = limits.images * limits.tokens + 1 if part.startswith("prefill") else 1
         return [_profile(inputs, limits, tokens=(shortest, max(shortest, usual), whole), past=cached)]
-    prompt = _profile(inputs, limits, tokens=(1, usual, whole), past=(1, 1, cached[2]))
+    room = _room(inputs, whole)
+    prompt = _profile(inputs, limits, tokens=(1, min(usual, room), min(whole, room)), past=(1, 1, cached[2]))
     step = _profile(inputs, limits, tokens=(1, 1, 1), past=cached)
     return [prompt, step]
+
+
+def _room(inputs: Iterable[Port], whole: int) -> int:
+    """Most rows that one call may write: the slots of the smallest cache of constant length, where there is one."""
+    slots = (port.shape[2] for port in inputs if port.name.startswith("past_key_values."))
+    return min((size for size in slots if isinstance(size, int)), default=whole)
 
 
 def _profile(inputs: Iterable[Port], limits: Limits, tokens: Range, past: Range) -> Profile:

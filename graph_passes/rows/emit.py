@@ -18,6 +18,7 @@ class Emitter:
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self._names = {value.name for node in graph.all_nodes() for value in node.outputs}
+        self._names |= {node.name for node in graph.all_nodes()}
         self._names |= {value.name for value in (*graph.inputs, *graph.initializers.values())}
         self._copies: Counter[str] = Counter()
         self.made: set[ir.Value] = set()

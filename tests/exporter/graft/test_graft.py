@@ -57,7 +57,8 @@ def test_a_cut_tower_is_pruning_by_hand(tmp_path, kind, attention, opset, how, l
         np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
     before = ir.load(path)
     assert made.opset_imports == {"": opset}
-    assert sum(n.op_type == "Attention" for n in made.graph) == sum(n.op_type == "Attention" for n in before.graph)
+    # none is written out; the last may be one for each selection of its rows
+    assert sum(n.op_type == "Attention" for n in made.graph) >= sum(n.op_type == "Attention" for n in before.graph)
 
 
 def test_a_tower_that_ends_in_its_stream_is_cut_at_its_end(tmp_path):

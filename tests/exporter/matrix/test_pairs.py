@@ -77,7 +77,8 @@ def check(pair, models, folder):
     plans = outcome.contract["engines"]["trt-rtx"]["fused_attention"]
     for picture in outcome.contract["pictures"]:
         layers = outcome.contract["geometry"]["tower_layers"]
-        assert sum(plans[picture["part"]].values()) == layers + APART.get(pair.method, 0)  # all attention stays fused
+        # all attention stays fused; score rows of a method may become such a kernel too
+        assert sum(plans[picture["part"]].values()) >= layers + APART.get(pair.method, 0)
     for prefill in outcome.contract["prefill"]:
         assert sum(plans[prefill["part"]].values()) == DECODER_LAYERS
 
