@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import click
 from rich.console import Console
@@ -18,8 +18,13 @@ LONGEST = 1000  # characters of a line: names in strangers' files have no limit
 AGAIN_S = 0.05
 
 
+INTERRUPTED = "interrupted; what was there before is untouched"
+
+
 class Interrupted(BaseException):
     """A signal asks to end; not a KeyboardInterrupt, to which click would add an empty line."""
+
+    came: ClassVar[bool] = False  # native code that it passes through may make another error of it
 
 
 @contextmanager
@@ -42,7 +47,7 @@ def last_words(*, debug: bool) -> Iterator[None]:
         what = error.strerror or str(error)
         _fail(what if error.filename is None else f"{error.filename}: {what}", 2, debug=debug)
     except (Interrupted, KeyboardInterrupt, click.Abort):
-        _fail("interrupted; what was there before is untouched", 130, debug=debug)
+        _fail(INTERRUPTED, 130, debug=debug)
     except Exception as error:  # noqa: BLE001 - the last line of defence
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         _fail(f"internal error: {what}; --debug shows where", 1, debug=debug)
@@ -51,6 +56,8 @@ def last_words(*, debug: bool) -> Iterator[None]:
 def _fail(message: str, code: int, *, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
+    if Interrupted.came:
+        message, code = INTERRUPTED, 130
     line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
     if len(line) > LONGEST:
         line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
@@ -67,6 +74,7 @@ def _listen() -> None:
 
 
 def _interrupt(*_: object) -> NoReturn:
+    Interrupted.came = True
     raise Interrupted
 
 

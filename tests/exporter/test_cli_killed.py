@@ -114,3 +114,14 @@ def test_a_hangup_is_ignored_under_nohup():
     )
     command = ["nohup", sys.executable, "-c", f"import signal; {code}"]
     assert subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_an_interrupt_that_native_code_made_another_error_of_is_one(tmp_path):
+    program = (
+        "import signal\nfrom exporter.last_words import last_words\n"
+        "with last_words(debug=False):\n"
+        " try:\n  signal.raise_signal(signal.SIGTERM)\n"
+        " except BaseException:\n  raise SystemError('returned a result with an exception set') from None"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, INTERRUPTED)
