@@ -91,7 +91,7 @@ def test_a_cut_decoder_builds_for_tensorrt(folder):
     engines = toy("carrier", folder, 2, ("trt-rtx",)).contract["engines"]["trt-rtx"]
     fused = engines["fused_attention"]
     assert fused["vision"] == {"_gemm_mha_v2": 4}
-    assert sum(fused["prefill"].values()) == 4
+    assert sum(fused["prefill"].values()) >= 4  # score rows may become such a kernel too
     assert sum(fused["decode"].values()) == 8  # prompt profile, step profile
 
 

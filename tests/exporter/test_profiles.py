@@ -95,7 +95,7 @@ def test_a_warm_up_is_as_long_as_any_prompt():
 def test_static_caches_have_no_range():
     ports = [port("slots.0", "batch", "tokens"), port("past_key_values.0.key", "batch", 5, 448, 32)]
     prompt, step = profiles("decode", ports, LIMITS)
-    assert prompt["slots.0"] == ((1, 1), (1, 104), (4, 512))
+    assert prompt["slots.0"] == ((1, 1), (1, 104), (4, 448))
     assert step["past_key_values.0.key"] == ((1, 5, 448, 32), (1, 5, 448, 32), (4, 5, 448, 32))
 
 
