@@ -135,7 +135,9 @@ def test_another_precision_opens_other_files(bundle):
 def test_what_does_not_fit_is_refused_before_it_is_opened(bundle, monkeypatch):
     directory, loaded = bundle
     monkeypatch.setattr(memory, "available", lambda: 2**10)
-    with pytest.raises(UserError, match=r"running .* with ort-cpu takes about .* of memory, 1 KiB are free: run it with --memory low"):
+    with pytest.raises(
+        UserError, match=r"running .* with ort-cpu takes about .* of memory, 1 KiB are free: run it with --memory low"
+    ):
         Session.open(directory)
     assert loaded == []
     Session.open(directory, memory="low")
