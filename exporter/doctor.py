@@ -20,12 +20,13 @@ RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxrunti
 
 @dataclass(frozen=True)
 class Check:
-    """One finding: ok or not, what was seen, and the command or action that helps (empty if ok)."""
+    """One finding: ok or not, what was seen, the command or action that helps (empty if ok), whether it is an extra."""
 
     name: str
     ok: bool
     detail: str
     remedy: str = ""
+    extra: bool = False
 
 
 def diagnose() -> list[Check]:
@@ -36,7 +37,8 @@ def diagnose() -> list[Check]:
 def _target(name: str) -> Check:
     backend = engine(name)
     if reason := backend.available():
-        return Check(f"target {name}", ok=False, detail=reason, remedy=backend.install)
+        extra = f"{DISTRIBUTION}[" in backend.install
+        return Check(f"target {name}", ok=False, detail=reason, remedy=backend.install, extra=extra)
     return Check(f"target {name}", ok=True, detail=backend.version())
 
 

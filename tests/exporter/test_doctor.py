@@ -2,10 +2,12 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from engines.backends import ov_cpu, trt_rtx
 from engines.registry import names
 from exporter import doctor
+from exporter.cli import tp_export
 from exporter.doctor import diagnose
 
 
@@ -55,6 +57,7 @@ def test_openvino_is_an_extra(monkeypatch):
     assert checks()["target ov-cpu"].ok
     monkeypatch.setattr(ov_cpu, "available", lambda: "openvino is not installed")
     assert checks()["target ov-cpu"].remedy == "pip install 'tp-export[openvino]'"
+    assert CliRunner().invoke(tp_export, ["doctor"]).exit_code == 0
 
 
 def test_two_onnx_runtimes_are_an_error(monkeypatch):
