@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from graph_passes.base import PassResult
 from graph_passes.edit import dims, integer
-from graph_passes.legalise.writer import Constants, Dims, Writer, given, size
+from graph_passes.legalise.writer import Constants, Dims, Writer, decompose, given, size
 
 BOOL, FLOAT = ir.DataType.BOOL, ir.DataType.FLOAT
 
@@ -21,14 +21,7 @@ def run(model: ir.Model) -> PassResult:
     that sees no key at all is zero in Attention and a mean here. Refused: heads packed into one axis, a past,
     further outputs, a soft cap, a mask that is narrower than the keys.
     """
-    found = [node for node in model.graph if node.op_type == "Attention" and not node.domain]
-    refusals = {node: reason for node in found if (reason := _refusal(node))}
-    work = _Work(model.graph)
-    for node in found:
-        if node not in refusals:
-            work.expand(node)
-    told = tuple(f"Attention {node.name}: {reason}" for node, reason in refusals.items())
-    return PassResult(len(found) - len(refusals), told)
+    return decompose(model, "Attention", _refusal, _Work(model.graph).expand)
 
 
 def _refusal(node: ir.Node) -> str:

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from graph_passes.base import PassResult
 from graph_passes.edit import dims, integer
-from graph_passes.legalise.writer import Constants, Writer
+from graph_passes.legalise.writer import Constants, Writer, decompose
 
 
 def run(model: ir.Model) -> PassResult:
@@ -14,18 +14,20 @@ def run(model: ir.Model) -> PassResult:
 
     Refused: a type or a rank that is not known.
     """
-    found = [node for node in model.graph if node.op_type == "RMSNormalization" and not node.domain]
-    constants, refusals = Constants(model.graph), list[str]()
-    for node in found:
-        x, scale = node.inputs[:2]
-        if x is None or scale is None or x.dtype is None or x.shape is None or scale.dtype is None:
-            refusals.append(f"RMSNormalization {node.name}: its type or its rank is not known")
-        else:
-            _expand(model.graph, node, x, scale, constants)
-    return PassResult(len(found) - len(refusals), tuple(refusals))
+    constants = Constants(model.graph)
+    return decompose(model, "RMSNormalization", _refusal, lambda node: _expand(model.graph, node, constants))
 
 
-def _expand(graph: ir.Graph, node: ir.Node, x: ir.Value, scale: ir.Value, constants: Constants) -> None:
+def _refusal(node: ir.Node) -> str:
+    x, scale = node.inputs[:2]
+    known = x is not None and scale is not None and x.dtype and x.shape is not None and scale.dtype
+    return "" if known else "its type or its rank is not known"
+
+
+def _expand(graph: ir.Graph, node: ir.Node, constants: Constants) -> None:
+    x, scale = node.inputs[:2]
+    assert x is not None
+    assert scale is not None
     write, epsilon, shape = Writer(node), node.attributes.get("epsilon"), dims(x) or []
     inside, axis = ir.DataType(integer(node, "stash_type", 1)), integer(node, "axis", -1)
     axes = range(axis - len(shape) if axis >= 0 else axis, 0)

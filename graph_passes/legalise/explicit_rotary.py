@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from graph_passes.base import PassResult
 from graph_passes.edit import dims, integer
-from graph_passes.legalise.writer import Constants, Writer, given, size
+from graph_passes.legalise.writer import Constants, Writer, decompose, given, size
 
 
 def run(model: ir.Model) -> PassResult:
@@ -15,14 +15,7 @@ def run(model: ir.Model) -> PassResult:
     `[a*cos - b*sin, b*cos + a*sin, rest]` with `a`, `b` the halves of the first `rotary_embedding_dim` numbers.
     Refused: heads packed into one axis, interleaved pairs.
     """
-    found = [node for node in model.graph if node.op_type == "RotaryEmbedding" and not node.domain]
-    refusals = {node: reason for node in found if (reason := _refusal(node))}
-    work = _Work(model.graph)
-    for node in found:
-        if node not in refusals:
-            work.expand(node)
-    told = tuple(f"RotaryEmbedding {node.name}: {reason}" for node, reason in refusals.items())
-    return PassResult(len(found) - len(refusals), told)
+    return decompose(model, "RotaryEmbedding", _refusal, _Work(model.graph).expand)
 
 
 def _refusal(node: ir.Node) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import ArrayLike
 from onnx_ir import convenience
 
+from graph_passes.base import PassResult
 from graph_passes.edit import constant, dims, made
 
 Dims = list[int | str | None]
@@ -62,6 +63,19 @@ class Writer:
         """Put the nodes in the place of the one, whose only output `result` becomes."""
         old = self.node.outputs
         convenience.replace_nodes_and_values(graph, self.node, [self.node], self.nodes, old, [result])
+
+
+def decompose(
+    model: ir.Model, kind: str, refusal: Callable[[ir.Node], str], expand: Callable[[ir.Node], None]
+) -> PassResult:
+    """Expand every standard node of a kind; `refusal` says why one stays, nothing if it need not."""
+    found = [node for node in model.graph if node.op_type == kind and not node.domain]
+    refusals = {node: reason for node in found if (reason := refusal(node))}
+    for node in found:
+        if node not in refusals:
+            expand(node)
+    told = tuple(f"{kind} {node.name}: {reason}" for node, reason in refusals.items())
+    return PassResult(len(found) - len(refusals), told)
 
 
 def given(node: ir.Node, place: int) -> ir.Value | None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from graph_passes.edit import integer
 from graph_passes.rows.picks import Plan, Rows
-from graph_passes.rows.sizes import Refused, ints, number, same, shape_of
+from graph_passes.rows.sizes import Refused, ints, same, shape_of
 
 
 def aligned(rows: Rows, out: ir.Value, operand: ir.Value) -> Rows | None:
@@ -56,7 +57,7 @@ def gemm(node: ir.Node, rows: Rows) -> Plan:
     if rows.axis != 0:
         raise Refused("columns of a product are wanted")
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    needs: dict[int, Rows | None] = {0: rows.at(1 if number(node, "transA", 0) else 0, ())}
+    needs: dict[int, Rows | None] = {0: rows.at(1 if integer(node, "transA", 0) else 0, ())}
     if bias is not None:
         needs[2] = aligned(rows, node.outputs[0], bias)
     return Plan(_given(needs))
@@ -65,7 +66,7 @@ def gemm(node: ir.Node, rows: Rows) -> Plan:
 def norm(node: ir.Node, rows: Rows) -> Plan:
     """Each row is normalised by itself if its axis comes before the normalised ones."""
     rank = len(shape_of(node.outputs[0]))
-    first = number(node, "axis", -1) % rank
+    first = integer(node, "axis", -1) % rank
     if rows.axis >= first or any(len(shape_of(each)) > rank - first for each in node.inputs[1:] if each is not None):
         raise Refused("the normalised axes are among the wanted")
     return Plan({0: rows})
@@ -73,7 +74,7 @@ def norm(node: ir.Node, rows: Rows) -> Plan:
 
 def softmax(node: ir.Node, rows: Rows) -> Plan:
     """Each row of another axis stands alone."""
-    if number(node, "axis", -1) % len(shape_of(node.outputs[0])) in {rows.axis, *rows.batch}:
+    if integer(node, "axis", -1) % len(shape_of(node.outputs[0])) in {rows.axis, *rows.batch}:
         raise Refused("it runs along the wanted rows")
     return Plan({0: rows})
 
@@ -85,7 +86,7 @@ def reduction(node: ir.Node, rows: Rows) -> Plan:
     if not axes:
         raise Refused("its axes are not known")
     gone = {axis % rank for axis in axes}
-    if number(node, "keepdims", 1):
+    if integer(node, "keepdims", 1):
         return Plan({0: rows})
     left = [axis for axis in range(rank) if axis not in gone]
     return Plan({0: rows.at(left[rows.axis], [left[b] for b in rows.batch])})
@@ -94,7 +95,7 @@ def reduction(node: ir.Node, rows: Rows) -> Plan:
 def attention(node: ir.Node, rows: Rows) -> Plan:
     """Each query stands alone: rows of the queries and of the mask, all keys and values."""
     out, rank = node.outputs[0], len(shape_of(node.outputs[0]))
-    if number(node, "is_causal", 0):
+    if integer(node, "is_causal", 0):
         raise Refused("a causal mask counts the queries")
     if rows.axis != rank - 2:
         raise Refused("what is wanted are not queries")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from graph_passes.edit import integer
 from graph_passes.rows.picks import Index, Rows, Span
-from graph_passes.rows.sizes import Dim, Refused, ints, number, same, shape_of
+from graph_passes.rows.sizes import Dim, Refused, ints, same, shape_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _slice(node: ir.Node, value: ir.Value, _: list[Dim]) -> Sink | None:
 
 
 def _gather(node: ir.Node, value: ir.Value, shape: list[Dim]) -> Sink | None:
-    axis, index = number(node, "axis", 0) % len(shape), node.inputs[1]
+    axis, index = integer(node, "axis", 0) % len(shape), node.inputs[1]
     taken, size, given = shape_of(index), shape[axis], ints(index)
     assert index is not None
     if given is not None and len(given) == 1 and len(taken) < 2 and isinstance(size, int):
@@ -77,7 +78,7 @@ def _gather(node: ir.Node, value: ir.Value, shape: list[Dim]) -> Sink | None:
 
 
 def _gather_elements(node: ir.Node, value: ir.Value, shape: list[Dim]) -> Sink | None:
-    axis, index = number(node, "axis", 0) % len(shape), node.inputs[1]
+    axis, index = integer(node, "axis", 0) % len(shape), node.inputs[1]
     assert index is not None
     full, maker = shape_of(index), index.producer()
     if any(not same(size, full[i]) for i, size in enumerate(shape) if i != axis):
@@ -93,7 +94,7 @@ def _gather_elements(node: ir.Node, value: ir.Value, shape: list[Dim]) -> Sink |
 
 
 def _gather_nd(node: ir.Node, value: ir.Value, shape: list[Dim]) -> Sink | None:
-    axis, index = number(node, "batch_dims", 0), node.inputs[1]
+    axis, index = integer(node, "batch_dims", 0), node.inputs[1]
     given = shape_of(index)
     assert index is not None
     if len(given) != axis + 2 or given[-1] != 1:

@@ -54,8 +54,3 @@ def ints(value: ir.Value | None) -> list[int] | None:
     if tensor is None or isinstance(tensor, ir.ExternalTensor) or not tensor.dtype.is_integer():
         return None
     return [int(number) for number in tensor.numpy().reshape(-1)]
-
-
-def number(node: ir.Node, name: str, default: int) -> int:
-    """An integer attribute."""
-    return node.attributes.get_int(name, default)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
+from graph_passes.edit import integer
 from graph_passes.rows.picks import Plan, Rows, Span
 from graph_passes.rows.rowwise import aligned
 from graph_passes.rows.sinks import cuts
-from graph_passes.rows.sizes import Dim, Refused, ints, number, same, shape_of, times
+from graph_passes.rows.sizes import Dim, Refused, ints, same, shape_of, times
 
 
 def transpose(node: ir.Node, rows: Rows) -> Plan:
@@ -81,7 +82,7 @@ def cut(node: ir.Node, rows: Rows) -> Plan:
 
 def gather(node: ir.Node, rows: Rows) -> Plan:
     """Gather along another axis, or rows of the numbers it gathers by."""
-    across, taken = number(node, "axis", 0) % len(shape_of(node.inputs[0])), len(shape_of(node.inputs[1]))
+    across, taken = integer(node, "axis", 0) % len(shape_of(node.inputs[0])), len(shape_of(node.inputs[1]))
     behind = across + taken
     if across <= rows.axis < behind:
         if any(b < across for b in rows.batch):
@@ -94,7 +95,7 @@ def gather(node: ir.Node, rows: Rows) -> Plan:
 
 def concat(node: ir.Node, rows: Rows) -> Plan:
     """Rows of every piece; along its own axis the pieces that a span touches."""
-    across = number(node, "axis", 0) % len(shape_of(node.outputs[0]))
+    across = integer(node, "axis", 0) % len(shape_of(node.outputs[0]))
     if across in rows.batch:
         raise Refused("it puts the batch together")
     if rows.axis != across:
