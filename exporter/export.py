@@ -173,8 +173,7 @@ class _Run:
         """The unpublished graphs, in a runtime of this machine."""
 
         def load(name: str) -> Runner:
-            file = f"onnx/{mark}{name}.{dtype}.onnx" if target == ORT else told["engines"][target]["graphs"][name]
-            return engine(target).load(self.root / file)
+            return engine(target).load(self.root / "onnx" / f"{mark}{name}.{dtype}.onnx")
 
         whole, names = self.draft.recipe.parity == "full", told["parts"]
         parts = {name: load(name) for name in names} if whole else only_vision(names, load)

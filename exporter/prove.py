@@ -70,22 +70,7 @@ def prove(
         UserError: a bound is missed, unless `accept`.
     """
     whole = draft.recipe.parity == "full"
-    # its own weights, whatever precision the engines use
-    stock = draft.family.reference(draft.checkpoint.dir) if whole else eyes(draft)
-    if draft.clip is not None:
-        stock.add_module("clip", loaded(draft.config, draft.clip))
-    references = [
-        Reference(
-            draft.family(draft.config, stock, each.form),
-            draft.reducer,
-            each.stages,
-            prompts=draft.prompts,
-            steps=draft.steps,
-            states=draft.states,
-            images=draft.images,
-        )
-        for each in draft.planned
-    ]
+    references = _references(draft, whole=whole)
     rows, runs = dict[str, list[Row]](), dict[str, Run]()
     for name, session in sessions.items():
         dtype, _, target = name.partition(" ")
@@ -99,10 +84,34 @@ def prove(
             step.note = parity.verdict(rows[name])
     told = parity.told(rows, [dtype for dtype in draft.precisions if dtype not in sessions], draft.recipe.parity)
     if told["verdict"].endswith("fail") and not accept:
-        worst = next(row for each in rows.values() for row in each if not row.ok)
-        raise UserError(
-            f"parity with PyTorch failed: {worst.level} of case {worst.case}: "
-            f"{worst.what} {worst.value:.2e} > {worst.bound:.0e}"
-            f" {worst.note}; nothing was published (--accept-parity publishes anyway)"
-        )
+        raise _failure(rows)
     return told, runs
+
+
+def _references(draft: Draft, *, whole: bool) -> list[Reference]:
+    """The stock model, or its eyes alone, for each form of picture; in its own weights, whatever the engines use."""
+    stock = draft.family.reference(draft.checkpoint.dir) if whole else eyes(draft)
+    if draft.clip is not None:
+        stock.add_module("clip", loaded(draft.config, draft.clip))
+    return [
+        Reference(
+            draft.family(draft.config, stock, each.form),
+            draft.reducer,
+            each.stages,
+            prompts=draft.prompts,
+            steps=draft.steps,
+            states=draft.states,
+            images=draft.images,
+        )
+        for each in draft.planned
+    ]
+
+
+def _failure(rows: Mapping[str, Sequence[Row]]) -> UserError:
+    """The first bound that was missed, in one line."""
+    worst = next(row for each in rows.values() for row in each if not row.ok)
+    return UserError(
+        f"parity with PyTorch failed: {worst.level} of case {worst.case}: "
+        f"{worst.what} {worst.value:.2e} > {worst.bound:.0e}"
+        f" {worst.note}; nothing was published (--accept-parity publishes anyway)"
+    )

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.child import run_in_child
 from engines.errors import UserError
 from engines.feeds import check_feeds
+from engines.graph_engine import proved, refuse_options
 from engines.registry import Arrays, BuildJob, BuildResult, Dtype, Runner
 
 name = "ov-cpu"
@@ -42,15 +42,12 @@ def dtype(checkpoint: Dtype) -> Dtype:  # noqa: ARG001 - the contract of every b
 
 def check(options: tuple[str, ...]) -> None:
     """Raises UserError: this target has no options."""
-    if options:
-        raise UserError(f"target {name} takes no options: drop ':{','.join(options)}'")
+    refuse_options(name, options)
 
 
 def build(job: BuildJob) -> BuildResult:
     """Proves in a child process that the graph compiles; the engine is the .onnx file itself."""
-    what = f"compiling '{job.part}' for {name}"
-    found = run_in_child(f"{__name__}:build_here", {"onnx": str(job.onnx), "light": job.light}, what, job.log)
-    return BuildResult(job.onnx, found["seconds"], job.onnx.stat().st_size, found["peak_mib"])
+    return proved(job, f"{__name__}:build_here", f"compiling '{job.part}' for {name}")
 
 
 def build_here(onnx: str, *, light: bool = False) -> dict[str, Any]:

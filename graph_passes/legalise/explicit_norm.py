@@ -20,8 +20,8 @@ def run(model: ir.Model) -> PassResult:
 
 def _refusal(node: ir.Node) -> str:
     x, scale = node.inputs[:2]
-    known = x is not None and scale is not None and x.dtype and x.shape is not None and scale.dtype
-    return "" if known else "its type or its rank is not known"
+    unknown = x is None or scale is None or x.dtype is None or x.shape is None or scale.dtype is None
+    return "its type or its rank is not known" if unknown else ""
 
 
 def _expand(graph: ir.Graph, node: ir.Node, constants: Constants) -> None:

@@ -237,3 +237,12 @@ def equal(model, feeds, before):
     """Whether `model` still computes `before`, up to the rounding of another row count."""
     for got, want in zip(evaluate(model, feeds), before, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def unchanged(run, model, feeds):
+    """Run a pass: the numbers are what they were, and a second run finds nothing. Returns its result."""
+    before = evaluate(model, feeds)
+    result = run(model)
+    equal(model, feeds, before)
+    assert run(model).rewrites == 0
+    return result

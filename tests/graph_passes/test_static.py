@@ -8,7 +8,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 from graph_passes import static
 from tests.graph_passes.graphs import operators, outputs
 from tests.graph_passes.graphs import parsed as read
-from tests.graph_passes.random_graphs import PROPERTY, equal, evaluate, graphs, layered
+from tests.graph_passes.random_graphs import PROPERTY, graphs, layered, unchanged
 
 HEAD = '<ir_version: 10, opset_import: ["" : 23]>\n'
 X = np.random.default_rng(0).normal(size=(2, 4, 6)).astype(np.float32)
@@ -168,12 +168,8 @@ def test_the_residue_does_not_grow_with_the_layers():
 @given(graphs())
 def test_random_graphs_keep_their_numbers(case):
     model, feeds = case
-    before = evaluate(model, feeds)
-    result = static.run(model)
-    assert not result.refusals
+    assert not unchanged(static.run, model, feeds).refusals
     assert operators(model)["Shape"] <= 1
-    equal(model, feeds, before)
-    assert static.run(model).rewrites == 0
 
 
 def test_time_grows_with_the_layers():
