@@ -11,26 +11,32 @@ from graph_passes.base import PassResult
 from graph_passes.loops import DETERMINANT, FACILITY, GREEDY, PEEL, SEARCH
 
 DOMAIN = "tp.export"
-FORMS = {
-    "max-min": GREEDY + SEARCH.replace("{join}", "Min").replace("{first}", "1e38"),
-    "max-sum": GREEDY + SEARCH.replace("{join}", "Add").replace("{first}", "0"),
-    "facility": GREEDY + FACILITY,
-    "determinant": GREEDY + DETERMINANT,
+SEARCHES = {  # the forms whose rounds read one row of the matrix and no more: those that a plugin knows
+    "max-min": SEARCH.replace("{join}", "Min").replace("{first}", "1e38"),
+    "max-sum": SEARCH.replace("{join}", "Add").replace("{first}", "0"),
 }
+FORMS = {form: GREEDY + text for form, text in {**SEARCHES, "facility": FACILITY, "determinant": DETERMINANT}.items()}
 
 
-def run(model: ir.Model) -> PassResult:
+def run(model: ir.Model, spared: str = "") -> PassResult:
     """Replace `tp.export::DiverseSelect(matrix, start)` and `tp.export::Peel(matrix)` by a Loop each.
 
     The trip count is a constant and the picks are a scan output, so no shape depends on data; the matrix is read from
-    the outer graph. Leading axes are one batch axis. A plugin that does the same would match the markers before.
+    the outer graph. Leading axes are one batch axis. Markers of the form `spared` stay.
     """
     markers = [node for node in model.graph if node.domain == DOMAIN and node.op_type in TEXTS]
+    markers = [node for node in markers if node.attributes.get_string("form", "") != spared or not spared]
     for marker in markers:
         _splice(model.graph, marker, ir.from_onnx_text(TEXTS[marker.op_type](marker)))
     if not any(node.domain == DOMAIN for node in model.graph):
         model.opset_imports.pop(DOMAIN, None)
     return PassResult(len(markers))
+
+
+def rest(model: ir.Model) -> PassResult:
+    """Replace what no plugin knows, and what is of another form than the first that one knows."""
+    forms = [node.attributes.get_string("form", "") for node in model.graph if node.domain == DOMAIN]
+    return run(model, next((form for form in forms if form in SEARCHES), ""))
 
 
 def _diverse(marker: ir.Node) -> str:

@@ -30,12 +30,17 @@ def _lower(graph: ir.Graph, marker: ir.Node) -> None:
     count = ir.tensor([marker.attributes["k"].as_int()], name=f"{name}_k")
     k = ir.Value(name=f"{name}_k", const_value=count, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([1]))
     graph.register_initializer(k)
-    best = _top_k(name, "best", scores, k, largest=1)
-    ascending = _top_k(name, "sorted", best.outputs[1], k, largest=0)
+    best, ascending = pair(name, scores, k)
     for value in (*best.outputs, *ascending.outputs):
         value.dtype, value.shape = ir.DataType.INT64, indices.shape
     best.outputs[0].dtype = ir.DataType.FLOAT
     convenience.replace_nodes_and_values(graph, marker, [marker], [best, ascending], [indices], [ascending.outputs[0]])
+
+
+def pair(name: str, scores: ir.Value, k: ir.Value) -> tuple[ir.Node, ir.Node]:
+    """The two TopK: `k` best of the scores, and their indices (output 1) as values (output 0) in ascending order."""
+    best = _top_k(name, "best", scores, k, largest=1)
+    return best, _top_k(name, "sorted", best.outputs[1], k, largest=0)
 
 
 def _top_k(name: str, step: str, values: ir.Value, k: ir.Value, *, largest: int) -> ir.Node:

@@ -12,7 +12,7 @@ from graph_passes import canonical, fold, fuse, lower_diverse, lower_select, mas
 from graph_passes.base import Pass
 from graph_passes.cost import Cost, cost
 
-PIPELINE: Mapping[str, Pass] = {
+SHARED: Mapping[str, Pass] = {
     "fold": fold.run,
     "fuse": fuse.run,
     "rotary": rotary.run,
@@ -20,10 +20,17 @@ PIPELINE: Mapping[str, Pass] = {
     "canonical": canonical.run,
     "mask": mask.run,
     "row_demand": row_demand.run,  # sees the markers as what they are: makers of row numbers
+}
+LOWERED: Mapping[str, Pass] = {  # to standard operators
     "lower_diverse": lower_diverse.run,
     "lower_select": lower_select.run,
     "static": static.run,
 }
+MARKED: Mapping[str, Pass] = {  # the same for a graph whose markers become functions, behind everything else
+    "lower_diverse": lower_diverse.rest,
+    "static": static.run,
+}
+PIPELINE: Mapping[str, Pass] = {**SHARED, **LOWERED}
 
 
 @dataclass(frozen=True)
