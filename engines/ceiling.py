@@ -12,6 +12,8 @@ from engines.flops import Geometry, kv_bytes, layer_flops, prefill_flops, vision
 from engines.gpus import Gpu, gpu_named
 
 OUTPUTS = (1, 10, 64)  # answer lengths for which the end-to-end time is given
+BLOCK = 128  # 4-bit weights that share a scale
+SCALE_BYTES = 2
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def ceiling(  # noqa: PLR0913 - all that there is to vary
         text: Other tokens of the prompt.
         gpu: A name of `engines.gpus.GPUS`.
         batch: Prompts at once.
-        weight_bytes: Bytes per decoder weight: 2 for fp16, 0.5 for weight-only int4. Computing stays fp16.
+        weight_bytes: Bytes per decoder weight: 2 for fp16, see `coded_bytes` for others. Computing stays fp16.
         cached: Slots of each layer's cache behind the pruned prompt, text included; by default all rows that it ran on.
 
     Raises:
@@ -101,6 +103,17 @@ def ceiling(  # noqa: PLR0913 - all that there is to vary
 def ridge(gpu: Gpu, weight_bytes: float = 2.0) -> float:
     """Return the tokens in the whole batch below which prefill waits for weights, not for arithmetic."""
     return weight_bytes * gpu.flops / (2 * gpu.bandwidth)
+
+
+def coded_bytes(geometry: Geometry, bits: int) -> float:
+    """Bytes per decoder weight with `--weights int8` or `int4`, scales counted; the head has 8 bits in both.
+
+    4 bits and a scale for every 128 of them: 4.125 bits a weight in the layers. Scales of whole columns are left out.
+    """
+    head = geometry.d * geometry.vocab
+    layers = geometry.parameters - head
+    each = 1.0 if bits == 8 else bits / 8 + SCALE_BYTES / BLOCK
+    return (each * layers + head) / geometry.parameters
 
 
 def _per_layer(geometry: Geometry, tokens: int | Sequence[int]) -> list[int]:

@@ -13,6 +13,7 @@ from engines.units import size
 
 MEMINFO = Path("/proc/meminfo")
 MARGIN = 1.1  # of what is needed must be free
+CONVERTED = (".fp16", ".int8", ".int4")  # end the names of shards in other numbers
 FLOAT = 4  # bytes of a float on a CPU, whatever the graph says
 
 
@@ -40,7 +41,7 @@ def available() -> int | None:
 
 def shards(folder: Path) -> Iterable[Path]:
     """The checkpoint's own shards, not what was converted from them."""
-    return (path for path in folder.glob("*.safetensors") if not path.name.endswith(".fp16.safetensors"))
+    return (path for path in folder.glob("*.safetensors") if not path.stem.endswith(CONVERTED))
 
 
 def weights(shard: Path) -> int:

@@ -7,7 +7,6 @@ that graphs are traced without it.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +17,7 @@ from engines.errors import UserError
 from exporter.checkpoint import Checkpoint
 from exporter.draft import Draft
 from exporter.publish import Records, record
-from exporter.shard import Tensor
+from exporter.shard import Tensor, lay_out
 
 BLOCK = 2**22  # numbers in memory at once
 
@@ -27,12 +26,8 @@ def twins(checkpoint: Checkpoint) -> dict[Tensor, Tensor]:
     """Of every bf16 tensor of a checkpoint its place as fp16."""
     found: dict[Tensor, Tensor] = {}
     for file in checkpoint.files:
-        names = _bf16(checkpoint, file)
-        start, offset = len(_header(checkpoint, names)), 0
-        for name in names:
-            each = checkpoint.tensors[name]
-            found[each] = Tensor(f"{Path(file).stem}.fp16.safetensors", "F16", each.shape, start + offset, each.nbytes)
-            offset += each.nbytes
+        _, places = _laid_out(checkpoint, file, _bf16(checkpoint, file))
+        found |= {checkpoint.tensors[name]: twin for name, twin in places.items()}
     return found
 
 
@@ -54,9 +49,9 @@ def write_twins(checkpoint: Checkpoint, folder: Path) -> Records:
     for file in checkpoint.files:
         if not (names := _bf16(checkpoint, file)):
             continue
-        twin, digest = folder / f"{Path(file).stem}.fp16.safetensors", hashlib.sha256()
+        twin, digest = folder / _twin(file), hashlib.sha256()
         with checkpoint.path(file).open("rb") as source, twin.open("xb") as target:
-            for block in _blocks(checkpoint, names, source):
+            for block in _blocks(checkpoint, file, names, source):
                 target.write(block)
                 digest.update(block)
         records[f"{folder.name}/{twin.name}"] = record(twin, digest.hexdigest())
@@ -68,21 +63,18 @@ def _bf16(checkpoint: Checkpoint, file: str) -> list[str]:
     return [name for _, name in sorted(mine)]
 
 
-def _header(checkpoint: Checkpoint, names: list[str]) -> bytes:
-    """The first bytes of a safetensors file of these tensors."""
-    entries, end = {}, 0
-    for name in names:
-        tensor = checkpoint.tensors[name]
-        span = [end, end := end + tensor.nbytes]
-        entries[name] = {"dtype": "F16", "shape": list(tensor.shape), "data_offsets": span}
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+def _laid_out(checkpoint: Checkpoint, file: str, names: list[str]) -> tuple[bytes, dict[str, Tensor]]:
+    """The first bytes of a shard's twin, and where its tensors lie in it."""
+    return lay_out(_twin(file), {name: ("F16", checkpoint.tensors[name].shape) for name in names})
 
 
-def _blocks(checkpoint: Checkpoint, names: list[str], source: BinaryIO) -> Iterator[bytes]:
+def _twin(file: str) -> str:
+    return f"{Path(file).stem}.fp16.safetensors"
+
+
+def _blocks(checkpoint: Checkpoint, file: str, names: list[str], source: BinaryIO) -> Iterator[bytes]:
     """The whole file, piece by piece."""
-    yield _header(checkpoint, names)
+    yield _laid_out(checkpoint, file, names)[0]
     for name in names:
         tensor = checkpoint.tensors[name]
         source.seek(tensor.offset)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -69,6 +70,27 @@ def read_header(path: Path) -> dict[str, Tensor]:
     if surplus:
         raise UserError(f"{path} has {surplus} bytes behind its last tensor; {_REMEDY}")
     return ordered
+
+
+def lay_out(file: str, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[bytes, dict[str, Tensor]]:
+    """The header of a safetensors file to be written, and where each tensor will lie in it.
+
+    Args:
+        file: its name.
+        tensors: dtype and shape by name, in the order of their bytes.
+    """
+    entries, ends = {}, [0]
+    for name, (dtype, shape) in tensors.items():
+        ends.append(ends[-1] + math.prod(shape) * ITEM_BYTES[dtype])
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": ends[-2:]}
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    places = {
+        name: Tensor(file, *tensors[name], start + begin, end - begin)
+        for name, begin, end in zip(tensors, ends, ends[1:], strict=False)
+    }
+    return len(text).to_bytes(8, "little") + text, places
 
 
 _REMEDY = "download or save the checkpoint again"

@@ -16,7 +16,7 @@ from engines.registry import Arrays, BuildJob, BuildResult, Dtype, Runner
 
 name = "ort-cpu"
 extension = ".onnx"
-install = "pip install onnxruntime"
+install = "pip install 'tp-export[runtime]'"
 
 Native = Any  # onnxruntime has no types
 NUMPY = {
@@ -95,6 +95,8 @@ def _session(path: Path, *, low: bool = False) -> Native:
     settings.intra_op_num_threads = _cpus()
     # threads that spin between runs would slow every other session of this process
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # weights of 4 and 8 bits are multiplied in fp32, as in every other runtime; the default rounds the other side, too
+    settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if low:  # a packed or folded weight would be a copy in fp32, and an arena keeps what a run is done with
         settings.add_session_config_entry("session.disable_prepacking", "1")
         settings.enable_cpu_mem_arena = settings.enable_mem_pattern = False

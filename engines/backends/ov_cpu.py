@@ -20,7 +20,10 @@ extension = ".onnx"
 install = "pip install 'tp-export[openvino]'"
 
 Native = Any  # openvino's types are not ours to follow
-SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}  # else a CPU with 16-bit units rounds
+SETTINGS = {
+    "INFERENCE_PRECISION_HINT": "f32",  # else a CPU with 16-bit units rounds
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",  # else what meets weights of 4 or 8 bits is rounded to 8, too
+}
 
 
 def available() -> str | None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engines.ceiling import ceiling, ridge
+from engines.ceiling import ceiling, coded_bytes, ridge
 from engines.errors import UserError
 from engines.flops import Geometry, layer_flops, prefill_flops, vision_flops
 from engines.gpus import GPUS
@@ -92,6 +92,18 @@ def test_whole_answers_on_h200(model, before, after, wanted):
 
 def test_ridge():
     assert [round(ridge(GPUS[name])) for name in ("h200", "orin", "thor")] == [184, 208, 916]
+
+
+def test_bytes_of_quantised_weights_count_scales_and_the_head():
+    head = 4096 * 32064
+    layers = LLAVA.parameters - head
+    assert coded_bytes(LLAVA, 8) == 1
+    assert coded_bytes(LLAVA, 4) * LLAVA.parameters == pytest.approx(layers * 4.125 / 8 + head)
+
+
+def test_on_thor_only_fewer_bits_let_pruning_help():
+    most = [ceiling(LLAVA, 576, 64, gpu="thor", weight_bytes=size) for size in (2, coded_bytes(LLAVA, 4))]
+    assert [round(limit.prefill_speedup, 2) for limit in most] == [1.02, 2.5]
 
 
 def test_pruning_inside_the_decoder_counts_each_layer():

@@ -13,7 +13,8 @@ from tests.engines.numpy_model import HEADS, WIDTH, NumpyModel
 def folder(tmp_path):
     tensors = {"narrow": np.ones((2, 3), np.float16), "bias": np.ones(2, np.float32)}
     save_file(tensors, tmp_path / "a.safetensors")
-    save_file(tensors, tmp_path / "a.fp16.safetensors")  # converted, beside
+    for name in ("a.fp16", "weights.int4", "scales.fp32.int8"):
+        save_file(tensors, tmp_path / f"{name}.safetensors")  # converted, beside
     return tmp_path
 
 
