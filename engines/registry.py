@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import engines.backends
 from engines.errors import UserError
+from engines.settings import PLAIN, Settings
 
 Dtype = Literal["fp32", "fp16", "bf16"]
 Arrays = Mapping[str, NDArray[Any]]
@@ -32,6 +33,8 @@ class BuildJob:
         options: what followed the target's colon.
         light: what is not compared may be too large for this machine: backends that build nothing read the graph, but
             not its weights.
+        settings: what else a TensorRT builder is told.
+        tell: takes progress in words, such as "vision: 3 of 12, tactics 40 %".
     """
 
     part: str
@@ -41,6 +44,8 @@ class BuildJob:
     profiles: Sequence[Profile] = ()
     options: tuple[str, ...] = ()
     light: bool = False
+    settings: Settings = PLAIN
+    tell: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,10 @@ class BuildResult:
 
 class Engine(Protocol):
     """What each module of `engines.backends` offers; its heavy imports happen inside these functions.
+
+    A module may have more: `legal(dtype)`, see `rewrites`; `settings`, the names of those Settings that its builder
+    honours; `fits(entry)`, which raises UserError where the engines of a bundle's entry cannot run on this machine;
+    `at_hand()`, the options that a target without any stands for, such as ("sm90",).
 
     Attributes:
         name: what a user calls the target.
@@ -96,6 +105,10 @@ class Target:
     name: str
     options: tuple[str, ...] = ()
 
+    def label(self, weights: str | None = None) -> str:
+        """What its engines are called in a bundle: `trt-rtx-sm86-sm89`, with weights of 4 bits `trt-rtx-int4`."""
+        return "-".join([self.name, *self.options, *([weights] if weights else [])])
+
 
 def names() -> list[str]:
     """Every target there is a backend for, sorted."""
@@ -122,7 +135,7 @@ def parse_target(text: str) -> Target:
     name, colon, rest = text.strip().partition(":")
     options = tuple(word.strip().lower() for word in rest.split(",")) if colon else ()
     engine(name).check(options)
-    return Target(name, options)
+    return Target(name, tuple(sorted(options, key=lambda option: (len(option), option))))
 
 
 def parse_targets(texts: Sequence[str]) -> list[Target]:
@@ -137,15 +150,15 @@ def parse_targets(texts: Sequence[str]) -> list[Target]:
     targets: list[Target] = []
     for text in texts:
         targets += available_targets() if text.strip() == "auto" else [_usable(parse_target(text))]
-    twice = {t.name for t in targets if sum(t.name == other.name for other in targets) > 1}
-    if twice:
-        raise UserError(f"target named twice: {', '.join(sorted(twice))}; give its options in one list")
+    labels = [target.label() for target in targets]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise UserError(f"target named twice: {', '.join(twice)}; once is enough")
     return targets
 
 
 def available_targets() -> list[Target]:
     """Every target that can be built here, with default options."""
-    return [Target(name) for name in names() if engine(name).available() is None]
+    return [_at_hand(Target(name)) for name in names() if engine(name).available() is None]
 
 
 def _usable(target: Target) -> Target:
@@ -153,4 +166,10 @@ def _usable(target: Target) -> Target:
     reason = backend.available()
     if reason:
         raise UserError(f"target {target.name} is not available: {reason}; {backend.install}")
-    return target
+    return _at_hand(target)
+
+
+def _at_hand(target: Target) -> Target:
+    """A target without options, with those that it stands for on this machine."""
+    found: tuple[str, ...] = target.options or getattr(engine(target.name), "at_hand", tuple)()
+    return Target(target.name, found)

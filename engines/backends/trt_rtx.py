@@ -1,29 +1,28 @@
 """TensorRT-RTX: plans for NVIDIA RTX GPUs, built ahead of time on any machine, also one without a GPU."""
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from engines.child import run_in_child
 from engines.errors import UserError
 from engines.registry import BuildJob, BuildResult, Dtype, Runner
+from engines.trt.gpu import PORTABLE
+from engines.trt.native import RTX, installed, native
 
 name = "trt-rtx"
 extension = ".plan"
-install = "pip install tensorrt-rtx-cu13"
+install = "pip install 'tp-export[rtx]'"
+settings = frozenset({"plugin", "weight_streaming", "level"})
 
 
 def available() -> str | None:
     """None if the TensorRT-RTX builder is installed."""
-    return None if find_spec("tensorrt_rtx") else "tensorrt_rtx is not installed"
+    return None if installed(RTX) else "tensorrt_rtx is not installed"
 
 
 def version() -> str:
     """The builder's version."""
-    import tensorrt_rtx
-
-    return str(tensorrt_rtx.__version__)
+    return str(native(RTX).__version__)
 
 
 def dtype(checkpoint: Dtype) -> Dtype:
@@ -42,7 +41,7 @@ def check(options: tuple[str, ...]) -> None:
         return
     if reason := available():
         raise UserError(f"target {name} is not available: {reason}; {install}")
-    known = _generations()
+    known = [cc.lower() for cc in native(RTX).ComputeCapability.__members__ if cc.startswith("SM")]
     unknown = [option for option in options if option not in known]
     if unknown or len(set(options)) < len(options):
         wrong = f"unknown GPU '{unknown[0]}'" if unknown else "a GPU is named twice"
@@ -52,36 +51,23 @@ def check(options: tuple[str, ...]) -> None:
 def build(job: BuildJob) -> BuildResult:
     """Builds a plan in a child process; it runs on all RTX GPUs from Ampere on, unless options name some.
 
-    The details count fused attention layers, summed over profiles, by kernel name: "fused_attention".
+    The details are those of `engines.trt.job.build`.
     """
+    from engines.trt.job import build as build_plan
+
     check(job.options)
-    ranges = "; ".join(_words(profile) for profile in job.profiles) or "static shapes"
-    kwargs = {
-        "onnx": str(job.onnx),
-        "out": str(job.out),
-        "profiles": [dict(profile) for profile in job.profiles],
-        "gpus": job.options,
-    }
-    job.out.parent.mkdir(parents=True, exist_ok=True)
-    what = f"building '{job.part}' for {name} ({ranges})"
-    found = run_in_child("engines.rtx_build:build_plan", kwargs, what, job.log)
-    details = {"fused_attention": found["fused_attention"]}
-    return BuildResult(job.out, found["seconds"], job.out.stat().st_size, found["peak_mib"], details)
+    return build_plan(job, name, RTX, ",".join(job.options) or PORTABLE)
 
 
-def load(path: Path, *, low: bool = False) -> Runner:  # noqa: ARG001 - the contract of every backend
-    """Always raises UserError: plans run in TensorRT-RTX applications, not in this package."""
-    raise UserError(f"{path}: trt-rtx plans run on an NVIDIA GPU in the TensorRT-RTX runtime; run ort-cpu here instead")
+def fits(entry: Mapping[str, Any]) -> None:
+    """Raises UserError, with the command that helps, if engines of this bundle entry cannot run on this machine."""
+    from engines.trt.fits import check_fits
+
+    check_fits(entry, name, RTX, install)
 
 
-def _generations() -> list[str]:
-    """GPU generations that the installed builder can build for, as options spell them."""
-    import tensorrt_rtx as trt
+def load(path: Path, *, low: bool = False) -> Runner:
+    """The plan as a function over named arrays, on this machine's GPU; see `engines.trt.runtime`."""
+    from engines.trt.runtime import open_plan
 
-    return [cc.lower() for cc in trt.ComputeCapability.__members__ if cc.startswith("SM")]
-
-
-def _words(profile: Mapping[str, Any]) -> str:
-    """A profile's first input, enough to know it in an error line: 'pixel_values 1x3x96x96..4x3x96x96'."""
-    key, (low, _, high) = next(iter(profile.items()))
-    return f"{key} {'x'.join(map(str, low))}..{'x'.join(map(str, high))}"
+    return open_plan(path, name, RTX, low=low)

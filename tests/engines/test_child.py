@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.child import last_line, run_in_child
+from engines.child import run_in_child
 from engines.errors import UserError
 
 HELPER = """
@@ -104,13 +104,3 @@ def ends(pid, within=10):
     while time.monotonic() < until and Path(f"/proc/{pid}").exists():
         time.sleep(0.02)
     return not Path(f"/proc/{pid}").exists()
-
-
-def test_the_last_line_prefers_trouble_and_drops_control_characters(tmp_path):
-    log = tmp_path / "log"
-    log.write_bytes(b"first\n\x1b[31mERROR: bad node\x07\n\ncleaning up\n")
-    assert last_line(log) == "[31mERROR: bad node"
-    log.write_bytes(b"one\ntwo\n\n")
-    assert last_line(log) == "two"
-    log.write_bytes(b"")
-    assert last_line(log) == ""
