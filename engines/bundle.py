@@ -12,12 +12,13 @@ from typing import Any
 from engines.errors import UserError
 from engines.json_file import read_object
 
-FORMAT = 3
+FORMAT = 4
 CONTRACT = "bundle.json"
 # What readers open by its own name, if it is there.
 KNOWN = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "parity.json", "clip/tokenizer.json")
 SCHEMA: dict[str, type] = {
     "recipe": dict,
+    "limits": dict,
     "model": dict,
     "plan": list,
     "pictures": list,
@@ -43,8 +44,12 @@ class Bundle:
     contract: dict[str, Any]
 
 
-def open_bundle(path: Path) -> Bundle:
+def open_bundle(path: Path, *, verify_later: bool = False) -> Bundle:
     """Opens a bundle; a file whose size and time are as recorded is not hashed again.
+
+    Args:
+        path: The directory.
+        verify_later: The caller will `verify` all files before one is used, so that none is hashed twice.
 
     Raises:
         UserError: not a bundle, another format, or a file that is missing, changed, or not plain.
@@ -52,7 +57,8 @@ def open_bundle(path: Path) -> Bundle:
     bundle = Bundle(path, _contract(path))
     _check_names(bundle)
     _check_parts(bundle)
-    verify(bundle, full=False)
+    if not verify_later:
+        verify(bundle, full=False)
     return bundle
 
 
@@ -119,18 +125,31 @@ def _check_names(bundle: Bundle) -> None:
             raise UserError(f"{bundle.dir / name} is not what was exported: {CONTRACT} has no record of it; {_REMEDY}")
     for kind in ("parts", "engines"):
         for name, entry in contract[kind].items():
-            files = entry.get("files") if isinstance(entry, dict) else None
-            if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
+            named = _named(entry)
+            if not all(isinstance(file, str) for file in named):
                 raise UserError(f"{bundle.dir}/{CONTRACT}: {kind}.{name} names no files; {_REMEDY}")
-            if stray := sorted(set(files.values()) - contract["files"].keys()):
+            if stray := sorted(set(named) - contract["files"].keys()):
                 raise UserError(f"{bundle.dir}/{CONTRACT}: {kind}.{name} uses {stray[0]}, which has no record")
+
+
+def _named(entry: object) -> list[object]:
+    """What a part or an engine names as files: engines, the graphs they came from, layer lists, a plugin's library."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("files"), dict):
+        return [None]
+    more = [entry[key] for key in ("graphs", "layers") if entry.get(key) is not None]
+    if not all(isinstance(each, dict) for each in more):
+        return [None]
+    plugin = entry.get("plugin")
+    library = [] if plugin is None else [plugin.get("file") if isinstance(plugin, dict) else None]
+    return [*entry["files"].values(), *(file for each in more for file in each.values()), *library]
 
 
 def _check_parts(bundle: Bundle) -> None:
     """Parts and engines have the fields that readers rely on."""
     for name, engine in bundle.contract["engines"].items():
-        if not isinstance(engine.get("dtype"), str):
-            raise UserError(f"{bundle.dir}/{CONTRACT}: engines.{name} does not say its dtype; {_REMEDY}")
+        for key in ("target", "dtype"):
+            if not isinstance(engine.get(key), str):
+                raise UserError(f"{bundle.dir}/{CONTRACT}: engines.{name} does not say its {key}; {_REMEDY}")
     for name, part in bundle.contract["parts"].items():
         tensors = [part.get("inputs"), part.get("outputs")]
         if not all(isinstance(side, list) and all(_is_tensor(t) for t in side) for side in tensors):

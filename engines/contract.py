@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from engines.errors import UserError
 from engines.forms import parse_forms, whole
 from engines.geometry import Geometry
+from engines.profiles import Limits
 from engines.split import Split, parse_split
 
 LARGEST_HEAD, LONGEST_SEGMENT, MOST_LAYERS = 2**16, 2**12, 1024
@@ -28,11 +29,10 @@ class Contract:
         inputs: The input names of each part.
         narrow: Of these, the ones that are int32.
         split: How the decoder is called where it is two parts; None where it is one.
-        images: Pictures per prompt that a prefill part was made for.
-        max_batch: Most sequences at once.
-        max_length: Most slots of a cache, the first dummy included.
+        limits: The most that the graphs were exported for.
         max_positions: The model's position ids stay below this.
         segment: Tokens of one segment of a question that a text part reads; 0 without such a part.
+        batches: Most sequences or pictures at once of single parts, where that is less.
     """
 
     geometry: Geometry
@@ -43,11 +43,39 @@ class Contract:
     inputs: Mapping[str, tuple[str, ...]]
     narrow: Mapping[str, frozenset[str]]
     split: Split | None
-    images: int
-    max_batch: int
-    max_length: int
+    limits: Limits
     max_positions: int
     segment: int
+    batches: Mapping[str, int] = field(default_factory=dict)
+
+    def narrowed(self, entry: Mapping[str, Any]) -> "Contract":
+        """With the limits that a bundle's engines were built for.
+
+        Raises:
+            UserError: One is missing, or no whole number.
+        """
+        with wrong_entries_in_words("bundle.json"):
+            batches = {part: whole(entry["batch"], part) for part in self.inputs}
+            return replace(self, limits=Limits.of(entry["limits"]), batches=batches)
+
+    def at_once(self, part: str) -> int:
+        """Most sequences or pictures in one run of a part."""
+        return min(self.limits.batch, self.batches.get(part, self.limits.batch))
+
+    @property
+    def images(self) -> int:
+        """Pictures per prompt that a prefill part was made for."""
+        return self.limits.images
+
+    @property
+    def max_batch(self) -> int:
+        """Most sequences at once."""
+        return self.limits.batch
+
+    @property
+    def max_length(self) -> int:
+        """Most slots of a cache, the first dummy included."""
+        return self.limits.length
 
 
 def parse(raw: Mapping[str, Any]) -> Contract:
@@ -72,14 +100,14 @@ def wrong_entries_in_words(file: str | Path) -> Iterator[None]:
 def _parse(raw: Mapping[str, Any]) -> Contract:
     if raw["positions"] not in POSITIONS:
         raise ValueError(f"positions {raw['positions']}")
-    model, recipe = raw["model"], raw["recipe"]
+    model, limits = raw["model"], Limits.of(raw["limits"])
     hidden = whole(model, "hidden_size")
     image = None if model["image_token_id"] is None else whole(model, "image_token_id", 0)
     geometry = Geometry(parse_forms(raw["pictures"], hidden), image, raw["positions"])
     inputs = {name: tuple(i["name"] for i in part["inputs"]) for name, part in raw["parts"].items()}
     kv_shape = (whole(model, "kv_heads", most=LARGEST_HEAD), whole(model, "head_dim", most=LARGEST_HEAD))
     groups = tuple(_group(group) for group in raw["groups"])
-    split = parse_split(raw, hidden, kv_shape[0] * kv_shape[1])
+    split = parse_split(raw, limits, hidden, kv_shape[0] * kv_shape[1])
     _check_parts(geometry, inputs, split)
     return Contract(
         geometry=geometry,
@@ -90,9 +118,7 @@ def _parse(raw: Mapping[str, Any]) -> Contract:
         inputs=inputs,
         narrow={name: _narrow(part["inputs"]) for name, part in raw["parts"].items()},
         split=split,
-        images=whole(recipe, "images"),
-        max_batch=whole(recipe, "max_batch"),
-        max_length=whole(recipe, "max_length"),
+        limits=limits,
         max_positions=whole(model, "max_positions"),
         segment=_segment(raw["parts"]["text"]) if "text" in inputs else 0,
     )

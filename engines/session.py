@@ -18,7 +18,7 @@ from engines.prompt import Prompt
 from engines.registry import Runner, engine
 from engines.sampling import PickTokens, Sampler
 from engines.sight import Sight
-from engines.targets import engine_files
+from engines.targets import check_here, engine_entry, engine_files, is_graphs
 from engines.videos import Picture
 
 FINISHED = -1
@@ -34,15 +34,21 @@ class Session:
         parts: One callable per part, named as in the contract.
         prompt: The bundle's template and tokenizers.
         dtype: The precision of the parts' floats, "fp32" or "fp16".
+        entry: What bundle.json says of the engines, where they take less than the graphs.
 
     Raises:
         UserError: The contract, the parts or the precision do not fit together.
     """
 
     def __init__(
-        self, contract: Mapping[str, Any], parts: Mapping[str, Runner], prompt: Prompt, dtype: str = "fp32"
+        self,
+        contract: Mapping[str, Any],
+        parts: Mapping[str, Runner],
+        prompt: Prompt,
+        dtype: str = "fp32",
+        entry: Mapping[str, Any] | None = None,
     ) -> None:
-        self.contract = facts.parse(contract)
+        self.contract = facts.parse(contract) if entry is None else facts.parse(contract).narrowed(entry)
         self.prompt = prompt
         runners = Parts(self.contract, parts, dtype)
         self._decoder = Decoder(runners)
@@ -57,23 +63,25 @@ class Session:
 
         Args:
             bundle: The directory that an export left.
-            target: One of the bundle's targets.
+            target: A label of the bundle's engines, or a target's name if that is enough.
             dtype: The precision; the target's own if not given.
             memory: "low" leaves weights on the disk and reads them at every step; "auto" is "fast" if that fits.
 
         Raises:
-            UserError: The bundle is damaged, has no such engines, or does not fit into memory.
+            UserError: The bundle is damaged, has no such engines, or they do not fit this machine or its memory.
         """
         opened = open_bundle(Path(bundle))
         contract = facts.parse(opened.contract)
         prompt = Prompt.of(opened.dir, contract.geometry)
         dtype, files = engine_files(opened.contract, target, dtype)
-        backend = engine(target.partition(":")[0])
+        entry = engine_entry(opened.contract, target)
+        backend = engine(entry["target"])
+        check_here(backend, entry)
         paths = {part: opened.dir / name for part, name in files.items()}
         if memory == "auto" and backend.extension == ".onnx":
             check_fits(opened.dir / "onnx", contract, f"running {bundle} with {target}")
         parts = {part: backend.load(path, low=memory == "low") for part, path in paths.items()}
-        return cls(opened.contract, parts, prompt, dtype)
+        return cls(opened.contract, parts, prompt, dtype, None if is_graphs(entry["target"]) else entry)
 
     def prefill(self, prompts: Tokens, pictures: Pictures) -> tuple[State, NDArray[Any]]:
         """Encodes the pictures of each prompt and starts a batch of sequences; see `Decoder.start`."""

@@ -30,7 +30,7 @@ class Sight:
 
     def __init__(self, parts: Parts, prompt: Prompt | None = None) -> None:
         self._parts, self._words = parts, Words(parts, prompt)
-        self._forms, self._step = parts.contract.geometry.forms, parts.contract.max_batch
+        self._forms, self._at_once = parts.contract.geometry.forms, parts.contract.at_once
 
     def see(
         self, pictures: Sequence[Picture], prompts: Prompts | None = None, questions: Sequence[str] | None = None
@@ -52,8 +52,9 @@ class Sight:
         seen: list[dict[str, Any]] = [{"form": number} for number in chosen]
         for number in sorted(set(chosen)):
             places = [i for i, each in enumerate(chosen) if each == number]
-            for first in range(0, len(places), self._step):
-                batch = places[first : first + self._step]
+            step = self._at_once(self._forms[number].part)
+            for first in range(0, len(places), step):
+                batch = places[first : first + step]
                 given = [None if each is None else [each[i] for i in batch] for each in (prompts, questions)]
                 outputs = self._look(self._forms[number], [pictures[i] for i in batch], *given)
                 for row, place in enumerate(batch):

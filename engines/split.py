@@ -7,6 +7,7 @@ from typing import Any
 
 from engines.errors import UserError
 from engines.forms import LARGEST_ROWS, whole
+from engines.profiles import Limits
 from engines.states import StateSpec, parse_states
 
 WARM = "prefill.warm"
@@ -73,11 +74,12 @@ class Split:
         )
 
 
-def parse_split(raw: Mapping[str, Any], hidden: int, heads: int) -> Split | None:
+def parse_split(raw: Mapping[str, Any], limits: Limits, hidden: int, heads: int) -> Split | None:
     """Takes it out of bundle.json's content; None where the decoder is one part.
 
     Args:
         raw: The content.
+        limits: Of it.
         hidden: Width of one row.
         heads: Numbers in one slot of a layer's keys.
 
@@ -87,9 +89,9 @@ def parse_split(raw: Mapping[str, Any], hidden: int, heads: int) -> Split | None
     warm_up, prefills = whole(raw, "warm_up", 0), tuple(_prefill(entry, hidden) for entry in raw["prefill"])
     if type(raw["slot_positions"]) is not bool:
         raise ValueError(f"slot_positions {raw['slot_positions']!r}")
-    capacity = _capacity(raw["kv"], raw["groups"], whole(raw["recipe"], "max_length"), heads)
+    capacity = _capacity(raw["kv"], raw["groups"], limits.length, heads)
     above = None if raw["evict"] is None else whole(raw["evict"], "above")
-    states = parse_states(raw["states"], whole(raw["recipe"], "max_batch"))
+    states = parse_states(raw["states"], limits.batch)
     if not prefills:
         return None
     _check_prefills(prefills, warm_up)

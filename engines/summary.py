@@ -1,24 +1,22 @@
 """What an export shows at its end and in its report: tables from bundle.json, parity.json and ceilings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from engines.ceiling import OUTPUTS, Ceiling, ceiling, ridge
+from engines.ceiling import Ceiling
+from engines.ceilings import FLOATS, ceiling_table, ceilings_of
 from engines.flops import kv_bytes
+from engines.fusion_tables import fused_in_words
 from engines.load import PAPER_TEXT, TEXT, Load
 from engines.tables import Table
-from engines.units import amount, milliseconds, size, times
+from engines.units import amount, size, times
 
 Json = Mapping[str, Any]
 LAYERS = ("layers", "rows, dense", "rows", "cache slots", "cache of one layer")
 PARITY = ("level", "dtype", "engine", "what", "value", "threshold", "verdict")
 SPEED = "ONNX Runtime, CPU, fp32, batch 1; both sides alternate in one run; median of the rounds."
-ROOFLINE = (
-    "The longer of computing and reading, both sides: a limit, not a forecast. Below the ridge (tokens in "
-    "the whole batch) prefill waits for the weights, and fewer tokens save no more time."
-)
 
 
 def summary(bundle: Json, parity: Json) -> list[Table]:
@@ -28,17 +26,11 @@ def summary(bundle: Json, parity: Json) -> list[Table]:
         bundle: The content of bundle.json.
         parity: The content of parity.json: its "rows" have the keys PARITY, "speed" those of `engines.measure.Pair`.
     """
-    limit = ceiling_of(bundle)
+    limits = ceilings_of(bundle)
     by_layer = [layer_table(bundle)] if bundle["prefill"] else []
-    tables = [costs(bundle, limit), *by_layer, engines(bundle), parity_table(parity)]
+    tables = [costs(bundle, limits[FLOATS]), *by_layer, engines(bundle), parity_table(parity)]
     measured = [speed_table(parity["speed"])] if parity.get("speed") else []
-    return [*tables, *measured, ceiling_table(limit)]
-
-
-def ceiling_of(bundle: Json) -> Ceiling:
-    """The most that a bundle's budget can give on the GPU that its recipe names, with forty words of text."""
-    load = Load.of(bundle)
-    return ceiling(load.geometry, load.dense, load.ran, load.text, bundle["recipe"]["gpu"], cached=load.cached)
+    return [*tables, *measured, ceiling_table(limits)]
 
 
 def costs(bundle: Json, limit: Ceiling) -> Table:
@@ -78,22 +70,23 @@ def layer_table(bundle: Json) -> Table:
     return Table("Decoder, layer by layer", LAYERS, tuple(rows), f"All caches of one prompt: {total}, in fp16.")
 
 
-def engines(bundle: Json) -> Table:
-    """Every part of every engine."""
+def engines(bundle: Json, labels: Collection[str] = ()) -> Table:
+    """Every part of every engine, or of those with these labels."""
     rows = []
-    for target, engine in bundle["engines"].items():
+    shown = {label: entry for label, entry in bundle["engines"].items() if not labels or label in labels}
+    for target, engine in shown.items():
         for part, file in engine["files"].items():
-            built, fused = engine.get("build_s", {}).get(part), engine.get("fused_attention", {}).get(part)
+            built, fusion = engine.get("build_s", {}).get(part), engine.get("fusion", {}).get(part)
             rows.append((
                 target, part, engine["dtype"], size(bundle["files"][file]["bytes"]),
-                "-" if built is None else f"{built:.1f} s", "-" if fused is None else _kernels(fused),
+                "-" if built is None else f"{built:.1f} s", "-" if fusion is None else fused_in_words(fusion),
             ))  # fmt: skip
     columns = ("target", "part", "dtype", "size", "build", "fused attention")
     note = (
-        "ONNX parts read their weights from the shards beside them. Fused attention: layers that became one kernel, "
-        "gemm for prompts, gemv for single tokens."
+        "ONNX parts read their weights from the shards beside them. Fused attention: layers that became one kernel in "
+        "each range of shapes, gemm for many queries, gemv for one; `tp-export inspect --engine` says more."
     )
-    if unrun := [target for target in bundle["engines"] if target.startswith("trt")]:
+    if unrun := [target for target in shown if target.startswith("trt")]:
         note += f" {', '.join(unrun)}: built here, not run: that takes an NVIDIA GPU."
     return Table("Engines", columns, tuple(rows), note)
 
@@ -120,24 +113,6 @@ def speed_table(pairs: Sequence[Json]) -> Table:
     return Table("Measured", columns, rows, SPEED)
 
 
-def ceiling_table(limit: Ceiling) -> Table:
-    """The most that this budget can give on one GPU."""
-    gpu, answers = limit.gpu, OUTPUTS[1:]
-    columns = ("GPU", "batch", "ridge", "dense", "pruned", "prefill", "1 token", *(f"{n} tokens" for n in answers))
-    row = (
-        gpu.name,
-        str(limit.batch),
-        f"{ridge(gpu, limit.weight_bytes):.0f}",
-        milliseconds(limit.before.prefill_s),
-        milliseconds(limit.after.prefill_s),
-        times(limit.prefill_speedup),
-        times(limit.ttft_speedup),
-        *(times(limit.total_speedup(n)) for n in answers),
-    )
-    peaks = f"{gpu.name} {gpu.tflops:g} TFLOP/s, {gpu.gbps:g} GB/s ({gpu.source})"
-    return Table("Ceiling", columns, (row,), f"{ROOFLINE} Peaks: {peaks}.")
-
-
 def details(bundle: Json) -> list[Table]:
     """For the report only: what goes into each part and comes out, and the versions that made the bundle."""
     rows = tuple(
@@ -149,11 +124,6 @@ def details(bundle: Json) -> list[Table]:
     contract = Table("Inputs and outputs", ("part", "", "name", "dtype", "shape", "meaning"), rows)
     made = (("tp-export", bundle["tp_export"]), *bundle["versions"].items())
     return [contract, Table("Versions", ("package", "version"), tuple((k, str(v)) for k, v in made))]
-
-
-def _kernels(fused: Mapping[str, int]) -> str:
-    """Fused kernels by kind: `_gemm_mha_v2` serves many queries, `_gemv_mha_v1` one."""
-    return ", ".join(f"{count} {name.split('_')[1]}" for name, count in sorted(fused.items())) or "-"
 
 
 def _change(name: str, before: float, after: float) -> tuple[str, str, str, str]:

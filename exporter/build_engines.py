@@ -1,103 +1,164 @@
-"""Engines of one export, each built once in a child process and kept by content hash."""
+"""Engines of one bundle, each built once in a child process and kept by what it was made from."""
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import onnx_ir as ir
+from types import ModuleType
+from typing import Any, cast
 
 from engines.bundle import hash_file
-from engines.errors import UserError
-from engines.registry import BuildJob, Dtype, Target, engine, rewrites
-from exporter.build_parts import Built
-from exporter.cache import base, cached, source_hash
-from exporter.profiles import Limits, profiles
-from exporter.progress import Reporter
-from exporter.publish import place
-from graph_passes.legalise import EXPLICIT
+from engines.profiles import Limits, profiles
+from engines.registry import BuildJob, Engine, engine
+from engines.settings import Settings
+from exporter import cache
+from exporter.graph_choice import Graph, legal, published, with_functions
+from exporter.orders import Entry, Order, Work, note, told
+from exporter.progress import Reporter, Step
+from exporter.publish import Records, place, record
+
+LAYERS = ".layers.json"
+LIBRARY = "libtp_export_plugins.so"
 
 
 @dataclass(frozen=True)
 class Yard:
-    """Where engines are built: the unpublished bundle, and the hashes of the weights in it."""
+    """Where engines are built.
+
+    Attributes:
+        root: the bundle, published or not; what is read lies there.
+        contract: what its bundle.json says, or will.
+        limits: the most that engines take.
+        records: of files whose hash is known; those of new engines are added.
+        out: where new engines go, in `engines/LABEL`.
+        store: where they are kept and found again; None: in the cache.
+        light: nothing of them will be run.
+    """
 
     root: Path
+    contract: Mapping[str, Any]
     limits: Limits
-    weights: tuple[str, ...]
-    light: bool = False  # nothing of them will be run
+    records: Records
+    out: Path
+    store: Path | None = None
+    light: bool = False
+    hashes: dict[str, str] = field(default_factory=dict)  # of files that had none
 
-    def build(self, target: Target, dtype: Dtype, parts: Mapping[str, Built], report: Reporter) -> dict[str, Any]:
-        """Every part for one target; returns the bundle's entry for it.
+    def survey(self, order: Order, step: Step | None = None) -> list[Work]:
+        """What there is to do for an order; new graphs are written, under names that no bundle.json knows yet.
+
+        Weights in fewer bits are written, too, which may take minutes: `step` hears how far that is.
+
+        Raises:
+            UserError: the bundle has no such graphs, or one cannot be brought into the target's form.
+        """
+        return [self._work(order, part, step or Step()) for part in self.contract["parts"]]
+
+    def build(self, order: Order, works: Sequence[Work], report: Reporter) -> Entry:
+        """Every part of an order, into `out`; returns the bundle's entry for it.
 
         Raises:
             UserError: the builder refused or died; the line names part, profile and log.
         """
-        entry: dict[str, Any] = {"dtype": dtype, "options": list(target.options)}
-        entry |= {key: {} for key in ("files", "graphs", "build_s", "bytes", "peak_mib", "batch", "fused_attention")}
-        for name, part in parts.items():
-            with report.step(f"build {name} for {target.name}") as step:
-                told, reused = self._engine(target, dtype, name, part)
-                step.note = "unchanged, reused" if reused else f"{told['bytes'] / 1e6:.1f} MB"
-            for key in entry.keys() & told.keys() - {"dtype", "options"}:
-                entry[key][name] = told[key]
-            entry["files"][name], entry["graphs"][name] = told["file"], told["graph"]
+        entry = order.entry(engine(order.target.name).version(), self.limits)
+        for work in works:
+            with report.step(f"build {work.part} for {order.label}") as step:
+                found, reused = self._engine(order, work, step)
+                step.note = "unchanged, reused" if reused else f"{found['bytes'] / 1e6:.1f} MB"
+            note(entry, work, found)
+        if order.settings.plugin:
+            entry["plugin"] = self._library(order, Path(order.settings.plugin))
         return entry
 
-    def _engine(self, target: Target, dtype: Dtype, name: str, part: Built) -> tuple[dict[str, Any], bool]:
-        onnx = self._graph(target, dtype, name)
+    def _work(self, order: Order, part: str, step: Step) -> Work:
+        graph, backend = self._graph(order, part, step), engine(order.target.name)
         # TensorRT's compiler crashes on a Loop beside fused attention if the batch varies: one picture at a time there.
-        limits = replace(self.limits, batch=1) if part.nodes.get("Loop") else self.limits
-        shapes, backend = profiles(name, part.inputs, limits), engine(target.name)
+        limits = replace(self.limits, batch=1) if graph.loops else self.limits
+        ports = self.contract["parts"][part]["inputs"]
+        shapes = profiles(part, {port["name"]: port["shape"] for port in ports}, limits)
         key = {
-            "source": source_hash(),
-            "graph": hash_file(onnx),
-            "weights": self.weights,
-            "target": [target.name, *target.options],
+            "source": _source(backend),
+            "graph": hash_file(graph.path),
+            "weights": {name: self._sha256(name) for name in graph.weights},
+            "target": [order.target.name, *order.target.options],
+            "settings": self._said(order.settings),
             "profiles": shapes,
-            "light": self.light,
+            "light": self.light and backend.extension == ".onnx",
             "builder": backend.version(),
         }
+        key |= {"refit": order.refit.sha256(part)} if order.refit else {}
+        return Work(part, graph, shapes, limits.batch, key)
+
+    def _graph(self, order: Order, part: str, step: Step) -> Graph:
+        """The published graph, or one with smaller weights or with functions, in the form that the target reads."""
+        parts = self.contract["parts"]
+        if order.weights:
+            from exporter.weight_only import quantised
+
+            def tell(read: int, total: int) -> None:
+                step.tell(total, 0, read)
+
+            made = quantised(self.root, self.contract, part, order.dtype, order.weights, tell)
+            name = made.relative_to(self.root).as_posix()
+        elif order.settings.plugin:
+            name = with_functions(self.root, parts, part, order.dtype)
+        else:
+            name = published(parts, part, order.dtype)
+        return Graph.of(self.root, *legal(self.root, name, order.target, order.dtype, order.label))
+
+    def _engine(self, order: Order, work: Work, step: Step) -> tuple[dict[str, Any], bool]:
+        """What is known of one part's engine, and whether it was there already."""
+        backend = engine(order.target.name)
+        build = order.refit.build if order.refit else backend.build
+        file, layers = f"{work.part}{backend.extension}", f"{work.part}{LAYERS}"
 
         def make(folder: Path) -> None:
-            log = base() / "logs" / f"{target.name}-{name}.log"
-            job = BuildJob(name, onnx, folder / f"{name}{backend.extension}", log, shapes, target.options, self.light)
-            built = backend.build(job)
-            told = {
-                "build_s": built.seconds,
-                "bytes": built.bytes,
-                "peak_mib": built.peak_mib,
-                "batch": limits.batch,
-                **built.details,
-            }
-            (folder / "engine.json").write_text(json.dumps(told))
+            log = cache.base() / "logs" / f"{order.label}-{work.part}.{os.getpid()}.log"
+            job = BuildJob(work.part, work.graph.path, folder / file, log, work.shapes, order.target.options)
+            job = replace(job, light=self.light, settings=order.settings, tell=step.progress)
+            (folder / "engine.json").write_text(json.dumps(told(build(job), work.batch)))
+            if log.is_file():  # one that failed keeps its own
+                log.replace(log.with_name(f"{order.label}-{work.part}.log"))
 
-        folder, reused = cached("engine", key, make)
-        told = json.loads((folder / "engine.json").read_text())
-        made = folder / f"{name}{backend.extension}"
-        kept = self.root / "engines" / target.name / made.name
-        if made.is_file():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            place(made, kept)
-        told["file"] = (kept if made.is_file() else onnx).relative_to(self.root).as_posix()
-        told["graph"] = onnx.relative_to(self.root).as_posix()
-        return told, reused
+        folder, reused = cache.cached("engine", work.key, make, self.store)
+        found = json.loads((folder / "engine.json").read_text())
+        found["files"] = self._taken(folder, file, order) or work.graph.name
+        return {**found, "layers": self._taken(folder, layers, order)}, reused
 
-    def _graph(self, target: Target, dtype: Dtype, name: str) -> Path:
-        """The published graph, or one beside it where the target reads another form."""
-        published = self.root / "onnx" / f"{name}.{dtype}.onnx"
-        wanted = rewrites(target.name, dtype)
-        if not wanted:
-            return published
-        model = ir.load(published)
-        done = [EXPLICIT[each](model) for each in wanted]
-        if refusals := [reason for result in done for reason in result.refusals]:
-            raise UserError(f"part '{name}' in {dtype} cannot be built for {target.name}: {refusals[0]}")
-        if not any(result.modified for result in done):
-            return published
-        path = published.with_name(f"{name}.{dtype}.{target.name}.onnx")
-        ir.save(model, path)
-        return path
+    def _taken(self, folder: Path, name: str, order: Order) -> str | None:
+        """Puts a file of the store into the bundle; None where the store has no such file."""
+        if not (folder / name).is_file():
+            return None
+        self._put(folder / name, named := f"{order.folder}/{name}", cache.sha256_of(folder, name))
+        return named
+
+    def _library(self, order: Order, library: Path) -> dict[str, str]:
+        """The plugin's library, beside the plans that need it."""
+        self._put(library, named := f"{order.folder}/{LIBRARY}", self._sha256(library))
+        return {"file": named, "sha256": self._sha256(library)}
+
+    def _put(self, source: Path, named: str, sha256: str) -> None:
+        kept = self.out / named
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        place(source, kept)
+        self.records[named] = record(kept, sha256)
+
+    def _said(self, settings: Settings) -> dict[str, Any]:
+        """Settings as a key: the plugin by its content."""
+        return settings.chosen() | ({"plugin": self._sha256(Path(settings.plugin))} if settings.plugin else {})
+
+    def _sha256(self, file: str | Path) -> str:
+        """Of a file of the bundle, by its name there, or of any other."""
+        if str(file) in self.records:
+            return str(self.records[str(file)]["sha256"])
+        return self.hashes.setdefault(str(file), hash_file(self.root / file))
+
+
+def _source(backend: Engine) -> list[str]:
+    """Our own code that an engine depends on."""
+    own = hash_file(Path(inspect.getfile(cast("ModuleType", backend))))
+    return [own, *([cache.source_hash("engines/trt")] if backend.extension == ".plan" else [])]

@@ -32,8 +32,9 @@ from exporter.progress import Reporter
 from exporter.prompting import Prompting
 from exporter.trace import fake_model, save, trace, uncollected
 from exporter.weights import attach, match
-from graph_passes import static
-from graph_passes.pipeline import optimise
+from graph_passes import functions, static
+from graph_passes.base import Pass
+from graph_passes.pipeline import LOWERED, MARKED, SHARED, Report, optimise
 
 USUAL_TEXT = 40  # tokens of a question
 VERSIONS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript")
@@ -50,6 +51,7 @@ class Built:
     nodes: Mapping[str, int]
     passes: Sequence[Mapping[str, Any]]
     facts: Mapping[str, Any]
+    plugin: Path | None = None  # the same with selections as functions, where it was asked for and selects
 
     @property
     def node_count(self) -> int:
@@ -153,12 +155,14 @@ class Tracer:
         versions = {package: version(package) for package in VERSIONS}
         with report.step(f"trace {name} in {self.dtype}") as step:
             about = {"source": source_hash(), "checkpoint": self.draft.checkpoint.fingerprint(), "dtype": self.dtype}
-            form = [self.draft.recipe.opset, self.draft.recipe.indices]
+            form = [self.draft.recipe.opset, self.draft.recipe.indices, self.draft.recipe.plugin]
             full = {"part": name, "legal": form, **about, **versions, **key}
             folder, reused = cached("part", full, lambda place: self._make(make, place, planned or self.draft.main))
             step.note = "unchanged, reused" if reused else ""
         told = json.loads((folder / "part.json").read_text())
         more = {key: told[key] for key in ("nodes", "passes", "facts")}
+        plugin = folder / "plugin.onnx"
+        more["plugin"] = plugin if plugin.is_file() else None
         return Built(name, folder / "part.onnx", _ports(told["inputs"]), _ports(told["outputs"]), **more)
 
     @uncollected()
@@ -174,15 +178,25 @@ class Tracer:
             raise UserError(f"part '{part.name}' in {self.dtype} cannot be traced: {reason}") from error
         attach(model, parameters, self.shards)
         part.found.facts["traced_nodes"] = len(model.graph)
-        sizes = usual_sizes(part.name, draft)
-        reports = optimise(model, sizes)
-        _check_static(model)
-        reports += legal(model, draft.recipe, sizes, part.inputs)
-        save(model, place / "part.onnx")
+        reports = optimise(model, usual_sizes(part.name, draft), SHARED)
+        twin = functions.twin(model) if draft.recipe.plugin else None
+        reports += self._finish(model, part, LOWERED, place / "part.onnx")
+        if twin is not None:
+            self._finish(twin, part, MARKED, place / "plugin.onnx")
         sides = {"inputs": part.inputs, "outputs": part.found.outputs}
         told: dict[str, Any] = {s: [asdict(p) for p in legal_ports(sides[s], draft.recipe)] for s in sides}
         told |= {"nodes": _count(model), "passes": [asdict(each) for each in reports], "facts": part.found.facts}
         (place / "part.json").write_text(json.dumps(told))
+
+    def _finish(self, model: ir.Model, part: Part, passes: Mapping[str, Pass], path: Path) -> list[Report]:
+        """Selections lowered or left, sizes folded, the form that was asked for; then the file."""
+        sizes = usual_sizes(part.name, self.draft)
+        reports = optimise(model, sizes, passes)
+        _check_static(model)
+        reports += legal(model, self.draft.recipe, sizes, part.inputs)
+        functions.run(model)
+        save(model, path)
+        return reports
 
     def _set_up(self) -> Any:
         if self._model is None:

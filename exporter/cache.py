@@ -21,6 +21,7 @@ from exporter.disk import full_disk_in_words
 from exporter.workbench import locked, workbench
 
 SUMS = "sums.json"
+PACKAGES = ("exporter", "graph_passes", "engines")
 IN_USE_S = 3600  # an entry touched this recently may still be read by another process
 
 
@@ -30,27 +31,31 @@ def base() -> Path:
     return Path(chosen).expanduser().absolute() if chosen else user_cache_path("tp-export")
 
 
-def cached(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> tuple[Path, bool]:
+def cached(
+    kind: str, key: Mapping[str, Any], make: Callable[[Path], None], store: Path | None = None
+) -> tuple[Path, bool]:
     """A directory made once for each (kind, key) and kept.
 
     Args:
         kind: what it holds; another kind never shares an entry.
         key: JSON-able; everything the content depends on, with `source_hash()` where code matters.
         make: fills an empty directory with files; whatever it raises leaves no entry behind.
+        store: another place than the cache's, such as one that many machines share; nothing there is ever evicted.
 
     Returns:
         The directory, and whether it was there already, intact. Read-only for the caller: an entry that was
         changed is made anew.
     """
-    entry = _place(kind, key)
+    entry = _place(kind, key, store)
     if _intact(entry):
         return entry, True
     _cap()  # a mistake there is told before any work
-    with full_disk_in_words(base()), workbench(entry.parent) as fresh:
+    with full_disk_in_words(entry.parent), workbench(entry.parent) as fresh:
         make(fresh)
         (fresh / SUMS).write_text(json.dumps(_sums(fresh)), encoding="utf-8")
         _install(fresh, entry)
-    evict(keep=entry)
+    if store is None:
+        evict(keep=entry)
     return entry, False
 
 
@@ -58,6 +63,17 @@ def recall(kind: str, key: Mapping[str, Any]) -> Path | None:
     """The directory that `cached` made, if it is still there, intact."""
     entry = _place(kind, key)
     return entry if _intact(entry) else None
+
+
+def identity(kind: str, key: Mapping[str, Any]) -> str:
+    """sha256 of what an entry is made from, in hex."""
+    said = json.dumps([kind, key], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def sha256_of(entry: Path, name: str) -> str:
+    """What `cached` found to be the sha256 of an entry's file, in hex."""
+    return str(json.loads((entry / SUMS).read_bytes())[name][1])
 
 
 def evict(keep: Path | None = None) -> None:
@@ -88,24 +104,27 @@ def size(folder: Path) -> int:
 
 
 @cache
-def source_hash() -> str:
-    """sha256 over the .py files of this tool, in hex: a changed tool reuses nothing it made before."""
+def source_hash(*folders: str) -> str:
+    """sha256 over the .py files of this tool, or of some of its folders, in hex.
+
+    A tool that changed reuses nothing that the changed files made before.
+    """
     digest = hashlib.sha256()
-    for package in ("exporter", "graph_passes", "engines"):
+    for folder in folders or PACKAGES:
+        package, *below = folder.split("/")
         root = Path(str(files(package)))
-        for file in sorted(root.rglob("*.py")):
+        for file in sorted(root.joinpath(*below).rglob("*.py")):
             digest.update(f"{package}/{file.relative_to(root).as_posix()} {hash_file(file)}\n".encode())
     return digest.hexdigest()
 
 
-def _place(kind: str, key: Mapping[str, Any]) -> Path:
-    identity = json.dumps([kind, key], sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return base() / "parts" / hashlib.sha256(identity.encode()).hexdigest()
+def _place(kind: str, key: Mapping[str, Any], store: Path | None = None) -> Path:
+    return (store or base()) / "parts" / identity(kind, key)
 
 
 def _install(fresh: Path, entry: Path) -> None:
     """Gives a finished entry its name; an intact one, which another process just made, wins."""
-    with locked(base()):
+    with locked(entry.parent.parent):
         if not _intact(entry):
             shutil.rmtree(entry, ignore_errors=True)
             fresh.rename(entry)
@@ -114,7 +133,8 @@ def _install(fresh: Path, entry: Path) -> None:
 def _intact(entry: Path) -> bool:
     """Touches an entry, so that no one evicts it now, and compares it with its record."""
     try:
-        os.utime(entry)
+        with suppress(OSError):  # in a store that is only read
+            os.utime(entry)
         return bool(json.loads((entry / SUMS).read_bytes()) == _sums(entry))
     except (OSError, ValueError):
         return False

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from engines.errors import UserError
 from exporter import __version__, commands
+from exporter.extras import require_export
 from exporter.last_words import last_words
 from exporter.options import DTYPES, numbers, option, pairs
 
@@ -37,6 +38,7 @@ from exporter.options import DTYPES, numbers, option, pairs
 @option("opset", type=click.Choice(["20", "23", "24"]), default="23", show_default=True)
 @option("indices", type=click.Choice(["int64", "int32"]), default="int64", show_default=True)
 @option("weights", type=click.Choice(["copy", "link"]), default="copy", show_default=True)
+@option("plugin", is_flag=True)
 @option("target", "targets", multiple=True, default=("auto",), show_default=True)
 @option("dtype", type=click.Choice(DTYPES), default=None)
 @option("output", "-o", type=click.Path(path_type=Path), default=None)
@@ -80,6 +82,7 @@ def _export(
     **options: Any,
 ) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    require_export("exporting")
     from engines.summary import summary
     from engines.tables import print_tables
     from exporter.export import export

@@ -12,21 +12,23 @@ from torch import nn
 
 from engines.bundle import FORMAT
 from engines.flops import Geometry
+from engines.profiles import Limits
 from exporter import __version__
 from exporter.build_parts import VERSIONS, Built
 from exporter.draft import Draft, Planned
 from exporter.reducer import StateSpec
 
 
-def contract(draft: Draft, parts: Mapping[str, Mapping[str, Built]], engines: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything but the files' hashes and the parity verdict; `parts` by precision, then by name."""
+def contract(draft: Draft, parts: Mapping[str, Mapping[str, Built]]) -> dict[str, Any]:
+    """Everything but engines, the files' hashes and the parity verdict; `parts` by precision, then by name."""
     traced = parts["fp32"]
     return {
         "format": FORMAT,
         "tp_export": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "recipe": {**asdict(draft.recipe), "images": draft.images, "max_length": draft.length},
-        "model": {"name": draft.recipe.model, **asdict(draft.facts)},
+        "recipe": asdict(draft.recipe),
+        "limits": asdict(_limits(draft, traced)),
+        "model": {"name": draft.recipe.model, "dtype": draft.stored, **asdict(draft.facts)},
         "geometry": asdict(geometry(draft, draft.main.projected)),
         "plan": [asdict(stage) for stage in (draft.prompts[-1].stages if draft.reducer.prompt else draft.stages)],
         "pictures": [_picture(each) for each in draft.planned if draft.reads_pictures],
@@ -40,7 +42,7 @@ def contract(draft: Draft, parts: Mapping[str, Mapping[str, Built]], engines: Ma
         "slot_positions": draft.split and draft.reducer.positions == "slot",
         "kv": {"form": draft.recipe.kv, "capacity": traced["decode"].facts.get("capacity", []) if draft.split else []},
         "evict": {"above": traced["evict"].facts["above"]} if "evict" in traced else None,
-        "engines": dict(engines),
+        "engines": {},
         "versions": {package: version(package) for package in VERSIONS},
     }
 
@@ -48,6 +50,12 @@ def contract(draft: Draft, parts: Mapping[str, Mapping[str, Built]], engines: Ma
 def geometry(draft: Draft, tokens: int) -> Geometry:
     """The model's sizes for cost tables, with `tokens` rows of an image through the projector."""
     return draft.family(draft.config, nn.Module(), draft.main.form).geometry(tokens)
+
+
+def _limits(draft: Draft, traced: Mapping[str, Built]) -> Limits:
+    """The most that engines may take; builders make their profiles of it."""
+    fixed = max([0, *(each["fixed"] or 0 for each in groups(traced, draft))])
+    return Limits(draft.recipe.max_batch, draft.length, draft.tokens, draft.images, fixed)
 
 
 def _picture(planned: Planned) -> dict[str, Any]:
@@ -95,4 +103,5 @@ def _part(name: str, parts: Mapping[str, Mapping[str, Built]]) -> dict[str, Any]
         "outputs": [asdict(port) for port in built.outputs],
     }
     nodes = {"nodes": built.node_count, "traced_nodes": built.facts["traced_nodes"], "operators": dict(built.nodes)}
-    return {**ports, "files": files, **nodes, "passes": list(built.passes)}
+    marked = {dtype: f"onnx/{name}.{dtype}.plugin.onnx" for dtype, made in parts.items() if made[name].plugin}
+    return {**ports, "files": files, "plugin_files": marked, **nodes, "passes": list(built.passes)}

@@ -1,7 +1,6 @@
 """What is installed, what is missing, and what to do about it."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.resources import files
@@ -12,10 +11,11 @@ from packaging.requirements import Requirement
 from engines.registry import engine, names
 from exporter import cache
 from exporter.disk import existing
+from exporter.extras import DISTRIBUTION, INSTALL, requirements
 
-DISTRIBUTION = "tp-export"
-PACKAGES = ("exporter", "graph_passes", "engines")
+PACKAGES = ("exporter", "graph_passes", "engines", "plugins")
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+RUNTIME = f"pip install '{DISTRIBUTION}[runtime]'"
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,30 @@ class Check:
 
 
 def diagnose() -> list[Check]:
-    """All checks: targets, ONNX Runtime, requirements, the cache, and where our own packages come from."""
-    return [*map(_target, names()), _runtime(), *_requirements(), _cache(), *map(_package, PACKAGES)]
+    """All checks: what can be done, targets, ONNX Runtime, requirements, the cache, where our packages come from."""
+    targets = [*map(_target, names())]
+    if not _version(DISTRIBUTION):
+        missing = Check(DISTRIBUTION, ok=False, detail="not installed", remedy=f"pip install {DISTRIBUTION}")
+        return [missing, *targets, _runtime(), _cache(), *map(_package, PACKAGES)]
+    export = [_requirement(wanted, extra=True) for wanted in requirements("export")]
+    base = [_requirement(wanted) for wanted in requirements()]
+    able = [_exports(export), _builds(targets, export)]
+    return [*able, *targets, _runtime(), *base, *export, _cache(), *map(_package, PACKAGES)]
+
+
+def _exports(needed: list[Check]) -> Check:
+    """Whether a checkpoint can become a bundle here."""
+    if missing := [check.name for check in needed if not check.ok]:
+        return Check("can export", ok=False, detail=f"no: {', '.join(missing)}", remedy=INSTALL, extra=True)
+    return Check("can export", ok=True, detail="yes")
+
+
+def _builds(targets: list[Check], export: list[Check]) -> Check:
+    """What engines can be built for here; an installation that can do nothing at all is none."""
+    able = [check.name.removeprefix("target ") for check in targets if check.ok]
+    useless = not able and not all(check.ok for check in export)
+    detail, remedy = ", ".join(able) or "nothing", "" if able else RUNTIME
+    return Check("can build for", ok=bool(able), detail=detail, remedy=remedy, extra=not useless)
 
 
 def _target(name: str) -> Check:
@@ -49,26 +71,18 @@ def _runtime() -> Check:
     if len(found) == 1:
         return Check("ONNX Runtime", ok=True, detail=detail)
     if not found:
-        return Check("ONNX Runtime", ok=False, detail=detail, remedy=f"pip install {DISTRIBUTION}")
+        return Check("ONNX Runtime", ok=False, detail=detail, remedy=RUNTIME, extra=True)
     kept = "onnxruntime-gpu" if "onnxruntime-gpu" in found else found[0]
     remedy = f"pip uninstall -y {' '.join(found)} && pip install {kept}"
     return Check("ONNX Runtime", ok=False, detail=f"{detail}: they overwrite each other", remedy=remedy)
 
 
-def _requirements() -> Iterator[Check]:
-    """Our declared requirements; ONNX Runtime and builders are checked as targets."""
-    if not _version(DISTRIBUTION):
-        yield Check(DISTRIBUTION, ok=False, detail="not installed", remedy=f"pip install {DISTRIBUTION}")
-        return
-    for text in metadata.requires(DISTRIBUTION) or []:
-        wanted = Requirement(text)
-        elsewhere = wanted.marker is not None and not wanted.marker.evaluate({"extra": ""})
-        if elsewhere or wanted.name.startswith(("onnxruntime", "tensorrt")):
-            continue
-        have = _version(wanted.name)
-        ok = have is not None and wanted.specifier.contains(have, prereleases=True)
-        remedy = "" if ok else f"pip install '{wanted.name}{wanted.specifier}'"
-        yield Check(wanted.name, ok, f"{have or 'not installed'} (needs {wanted.specifier})", remedy)
+def _requirement(wanted: Requirement, *, extra: bool = False) -> Check:
+    """Whether what pip was told to install is there, in a version that will do."""
+    have = _version(wanted.name)
+    ok = have is not None and wanted.specifier.contains(have, prereleases=True)
+    remedy = "" if ok else f"pip install '{wanted.name}{wanted.specifier}'"
+    return Check(wanted.name, ok, f"{have or 'not installed'} (needs {wanted.specifier})", remedy, extra)
 
 
 def _cache() -> Check:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,7 @@ class Draft:
         Raises:
             UserError: a budget that TensorRT cannot build, a precision no target takes, too short a cache.
         """
-        for target in self.targets:
+        for target in self._wanted:
             self._check_target(target)
         for each in self.planned if self.reads_pictures else ():
             if (size := output_size(each.preprocess)) != each.form.size:
@@ -260,20 +259,20 @@ class Draft:
     @property
     def precisions(self) -> tuple[Dtype, ...]:
         """Every precision a graph is traced in; fp32 always, because parity is proven in it."""
-        return tuple(dict.fromkeys(("fp32", *(self.precision(t) for t in self.targets))))
+        return tuple(dict.fromkeys(("fp32", *(self.precision(t) for t in self._wanted))))
 
     def precision(self, target: Target) -> Dtype:
         """What one target computes in."""
-        return self.recipe.dtype or engine(target.name).dtype(self.stored)
+        return self.recipe.dtype or self.recipe.later.get(target.name) or engine(target.name).dtype(self.stored)
+
+    @property
+    def _wanted(self) -> tuple[Target, ...]:
+        """What engines are built for, now or later."""
+        return (*self.targets, *map(Target, self.recipe.later))
 
     @property
     def _all_stages(self) -> list[tuple[Stage, ...]]:
         return [*(each.stages for each in self.planned), *(each.stages for each in self.prompts)]
-
-    @cached_property
-    def hashes(self) -> list[str]:
-        """sha256 of every shard."""
-        return [self.checkpoint.content_hash(file) for file in self.checkpoint.files]
 
 
 def _planned(recipe: Recipe, reducer: Reducer, family: Family, folder: Path) -> Planned:

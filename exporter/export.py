@@ -14,6 +14,7 @@ from engines.glance import only_vision
 from engines.measure import Pair
 from engines.parity import Case, Run
 from engines.parity import told as tell
+from engines.profiles import Limits
 from engines.prompt import Prompt
 from engines.registry import Runner, engine
 from engines.session import Session
@@ -22,16 +23,16 @@ from exporter.ahead import ahead
 from exporter.build_engines import Yard
 from exporter.build_parts import Built, Tracer
 from exporter.clip_aux import TOKENIZER as CLIP_TOKENIZER
-from exporter.contract import contract, groups
+from exporter.contract import contract
 from exporter.draft import Draft
 from exporter.furnish import furnish
 from exporter.halves import needs_twins, write_twins
 from exporter.memory import check_memory
+from exporter.orders import Order
 from exporter.pictures import pictures
-from exporter.profiles import Limits
 from exporter.progress import Reporter
 from exporter.prove import prove, write_cases
-from exporter.publish import check_target, place, seal, staging
+from exporter.publish import Records, check_target, place, seal, staging
 from exporter.recipe import Recipe
 from exporter.text_cases import write_text_cases
 from graph_passes.legalise import TRACED
@@ -114,7 +115,8 @@ class _Run:
         with ahead(draft, root / "onnx"):
             parts: dict[str, dict[str, Built]] = {first: self.trace(draft, first)}
         parts |= {dtype: self.trace(draft, dtype) for dtype in more}
-        told = contract(draft, parts, self._engines(parts))
+        told = contract(draft, parts)
+        told["engines"] = self._engines(told, records)
         proven = self._proven(told, accept=accept)
         told["parity"] = {"verdict": proven.parity["verdict"]}
         with self.report.step("write preview and report"):
@@ -143,17 +145,20 @@ class _Run:
         built = Tracer(draft, dtype, self.root / "onnx").all(self.report)
         for name, part in built.items():
             place(part.file, self.root / "onnx" / f"{mark}{name}.{dtype}.onnx")
+            if part.plugin is not None:
+                place(part.plugin, self.root / "onnx" / f"{name}.{dtype}.plugin.onnx")
         return built
 
-    def _engines(self, parts: Mapping[str, Mapping[str, Built]]) -> dict[str, Any]:
-        draft = self.draft
-        fixed = max([0, *(each["fixed"] or 0 for each in groups(parts["fp32"], draft))])
-        limits = Limits(draft.recipe.max_batch, draft.length, draft.tokens, draft.images, fixed)
-        yard = Yard(self.root, limits, tuple(draft.hashes), light=draft.recipe.parity != "full")
+    def _engines(self, told: Mapping[str, Any], records: Records) -> dict[str, Any]:
+        draft, limits = self.draft, Limits.of(told["limits"])
+        yard = Yard(self.root, told, limits, records, self.root, light=draft.recipe.parity != "full")
         made = {}
         for target in draft.targets:
-            dtype = draft.precision(target)
-            made[target.name] = yard.build(target, dtype, parts[dtype], self.report)
+            order = Order(target, draft.precision(target))
+            works = yard.survey(order)
+            made[order.label] = yard.build(order, works, self.report)
+            for work in works:
+                work.graph.settle(self.root)
         return made
 
     def _cases(self) -> list[Case]:
@@ -194,6 +199,7 @@ class _Run:
                 max_length=None,
                 buckets=(),
                 kv="growing",
+                plugin=False,
                 opset=min(self.draft.recipe.opset, TRACED),
             )
             return Draft.of(recipe), ""
@@ -210,7 +216,7 @@ class _Run:
         quiet = Reporter(Console(quiet=True), 0)
         parts = {"fp32": _Run(dense, self.root, quiet).trace(dense, "fp32", "dense.")}
         with self.report.step("compare speed with the dense model") as step:
-            session = self._session(contract(dense, parts, {}), "fp32", "dense.")
+            session = self._session(contract(dense, parts), "fp32", "dense.")
             pairs = outcome.time_both(session, pruned, self.root / "parity", case)
             step.note = f"first token x{pairs[-1].ratio:.2f}"
         for path in (self.root / "onnx").glob("dense.*.onnx"):

@@ -26,7 +26,8 @@ HELP = {
     "opset": "Opset of every graph: 20 for TensorRT 10.3 (JetPack 6), 24 writes into static caches in place.",
     "indices": "Type of inputs and outputs that are whole numbers.",
     "weights": "Files of the bundle's own, or hard links to the checkpoint's, which both must stay as they are.",
-    "target": "What engines are built for: ort-cpu, ov-cpu, trt-rtx[:sm86,sm89]; auto: all that can be built here.",
+    "plugin": "Also write the graphs that a TensorRT plugin needs: selections as functions, over the same weights.",
+    "target": "What engines are built for: ort-cpu, ov-cpu, trt, trt-rtx[:sm86,sm89]; auto: all that this machine can.",
     "dtype": "Precision of every target; by default each has its own.",
     "output": "The bundle's directory; by default named after model, method and budget.",
     "force": "Replace a bundle that is there.",
@@ -38,10 +39,38 @@ HELP = {
     "accept-parity": "Publish even if parity with PyTorch fails.",
 }
 
+BUILD = {
+    "max-length": "Most tokens of one sequence, pictures included; by default as many as the bundle was exported for.",
+    "max-batch": "Largest batch; by default that which the bundle was exported for.",
+    "dtype": "Precision of the engines; by default each target has its own.",
+    "weights": "Weights in fewer bits, block by block, rounded to nearest; engines compute in their precision still.",
+    "refittable": "Another checkpoint's weights can be put into the plan later.",
+    "version-compatible": "Later TensorRT versions of the same major number run the plan.",
+    "hardware-compatible": "Other GPUs run the plan, too: all from Ampere on, or all of this generation.",
+    "weight-streaming": "Weights for which the GPU has no room may stay in the host's memory.",
+    "level": "How hard the builder looks for fast kernels.",
+    "workspace": "The most scratch memory of a layer, in MiB.",
+    "plugin": "The library libtp_export_plugins.so, whose kernels then select; it goes into the bundle.",
+    "refit-from": "A bundle whose refittable plan gets this bundle's weights, instead of building one.",
+    "store": "A directory where engines are kept and found again, such as one that a fleet shares; else the cache.",
+    "matrix": "Models, methods, budgets and targets: builds what is missing of all their combinations.",
+    "output": "With --matrix or --script: the directory that gets what is made.",
+    "script": "Write a directory from which a Jetson board builds the plans: graphs, trtexec commands, README.",
+    "jetpack": "With --script: the board's JetPack, whose TensorRT the graphs are written for and checked against.",
+    "board": "With --script: the board, whose GPU and memory are checked, too.",
+    "jobs": "With --matrix: most jobs at once; by default what CPUs and memory of this machine allow.",
+    "ray": "With --matrix: build on the Ray cluster of this address (or local, auto) instead of in processes here.",
+}
+
 
 def option(name: str, *more: str, **settings: Any) -> Callable[[Command], Command]:
     """An option whose help is above."""
     return click.option(f"--{name}", *more, help=HELP[name], **settings)
+
+
+def build_option(name: str, *more: str, **settings: Any) -> Callable[[Command], Command]:
+    """An option of `build`, where some mean something of their own."""
+    return click.option(f"--{name}", *more, help=BUILD.get(name) or HELP[name], **settings)
 
 
 def pairs(option: str, what: str, given: tuple[str, ...]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 LARGE = 10**9  # bytes whose way is worth watching
+LOGGED_S, SHOWN_S = 30.0, 0.1  # between two lines of a log, between two looks of a bar
 
 
 @dataclass
@@ -21,6 +22,14 @@ class Step:
     say: Callable[[str], None] = lambda _: None
     times: int = 10  # that bytes on their way are mentioned
     told: int = 0
+    pause_s: float = LOGGED_S  # between two words of progress
+    last_s: float = field(default_factory=time.monotonic)
+
+    def progress(self, words: str) -> None:
+        """What a builder is doing now; most of it is passed over."""
+        if (now := time.monotonic()) - self.last_s >= self.pause_s:
+            self.last_s = now
+            self.say(words)
 
     def tell(self, total: int, before: int, done: int) -> None:
         """Of `total` bytes, `before` and now `done` of the next file are there."""
@@ -65,13 +74,15 @@ class Reporter:
     @contextmanager
     def step(self, what: str) -> Iterator[Step]:
         """One stage: named while it runs, timed when it is done."""
-        start, step = time.perf_counter(), Step(say=lambda text: self._show(what, text), times=100 if self._bar else 10)
+        start, often = time.perf_counter(), (100, SHOWN_S) if self._bar else (10, LOGGED_S)
+        step = Step(say=lambda text: self._show(what, text), times=often[0], pause_s=often[1])
         self._show(what)
         yield step
         self.done, seconds = self.done + 1, time.perf_counter() - start
         self.times[what] = seconds
         note = f" ({step.note})" if step.note else ""
-        self.console.print(f"[{self.done:2}/{self.total}] {what}: {seconds:.1f} s{note}", markup=False, highlight=False)
+        line = f"[{self.done:2}/{self.total}] {what}: {seconds:.1f} s{note}"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         if self._bar:
             self._bar.advance(self._task)
 

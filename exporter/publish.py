@@ -90,6 +90,21 @@ def is_bundle(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and (path / CONTRACT).is_file()
 
 
+def alive(pid: str) -> bool:
+    """Whether another process has this id; our own stands for a dead one (ids repeat in containers)."""
+    if not pid.isdecimal():
+        return True  # not a name that we give
+    if int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def _check(target: Path, *, force: bool) -> None:
     if not target.name or target.name == "..":
         raise UserError(f"'{target}' cannot name a bundle: give a new directory's name")
@@ -119,27 +134,12 @@ def _recover(target: Path) -> None:
     for word in ("previous", "staging"):
         prefix = f".{target.name}.{word}-"
         for left in [p for p in target.parent.iterdir() if p.name.startswith(prefix)]:
-            if _alive(left.name.removeprefix(prefix)):
+            if alive(left.name.removeprefix(prefix)):
                 continue
             if word == "previous" and not os.path.lexists(target):
                 left.rename(target)
             else:
                 shutil.rmtree(left, ignore_errors=True)
-
-
-def _alive(pid: str) -> bool:
-    """Whether another process has this id; our own stands for a dead one (ids repeat in containers)."""
-    if not pid.isdecimal():
-        return True  # not a name that we give
-    if int(pid) == os.getpid():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _publish(tmp: Path, target: Path) -> None:

@@ -37,6 +37,9 @@ class Recipe:
         indices: type of inputs and outputs that are whole numbers.
         weights: whether shards come into the bundle as files of its own or as hard links.
         parity: what is compared with PyTorch: all, the vision parts alone, nothing.
+        plugin: whether parts that select come a second time, for a TensorRT plugin to do it.
+        later: targets whose engines are built into the bundle later, perhaps on another machine, with the precision of
+            each, None for its own: the graphs that they need are exported now.
     """
 
     model: str = "demo"
@@ -60,6 +63,8 @@ class Recipe:
     indices: Literal["int64", "int32"] = "int64"
     weights: Literal["copy", "link"] = "copy"
     parity: Literal["full", "vision", "none"] = "full"
+    plugin: bool = False
+    later: Mapping[str, Dtype | None] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -26,11 +26,11 @@ def workbench(parts: Path) -> Iterator[Path]:
     with locked(parts.parent):
         parts.mkdir(exist_ok=True)
         for place in parts.glob(f"{NEW}*"):
-            if (left := _lock(place)) is not None:
+            if (left := claim(place)) is not None:
                 shutil.rmtree(place, ignore_errors=True)
                 os.close(left)
         fresh = Path(tempfile.mkdtemp(dir=parts, prefix=NEW))
-        lock = _lock(fresh)
+        lock = claim(fresh)
     try:
         yield fresh
     finally:
@@ -58,7 +58,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _lock(folder: Path) -> int | None:
+def claim(folder: Path) -> int | None:
     """Locks a directory; None if another process has, or has just given it its final name."""
     try:
         handle = os.open(folder, os.O_RDONLY)

@@ -79,6 +79,8 @@ def test_a_stale_page_is_noticed_and_mended():
 
 @pytest.mark.parametrize("page", sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")))
 def test_every_command_does_what_it_shows(page, desk):
+    for block in blocks(page, "toml"):
+        (desk / block.text.split()[1]).write_text(block.text)  # its first line is a comment that names it
     for command, shown in commands(page):
         ran(command, desk, shown)
 
@@ -97,7 +99,7 @@ def test_top_level_keys_are_those_of_the_contract(demo_bundle):
     section = read("docs/bundle.md").split("In `bundle.json`:")[1].split("\n## ")[0]
     keys = {key for row in re.findall(r"^\| (.*?) \|", section, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
     assert keys == told.keys() - {"format", "tp_export", "created"}
-    for place in re.findall(r"`(model|recipe)\.(\w+)`", read("docs/bundle.md")):
+    for place in re.findall(r"`(model|recipe|limits)\.(\w+)`", read("docs/bundle.md")):
         assert place[1] in told[place[0]]
 
 
@@ -105,6 +107,13 @@ def test_keys_of_a_form_are_those_of_the_contract(demo_bundle):
     told = json.loads((demo_bundle / "bundle.json").read_text(encoding="utf-8"))
     section = read("docs/bundle.md").split("\n## Forms of picture")[1].split("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == told["pictures"][0].keys()
+
+
+def test_keys_of_an_engine_are_those_of_the_contract(demo_bundle):
+    told = json.loads((demo_bundle / "bundle.json").read_text(encoding="utf-8"))
+    section = read("docs/bundle.md").split("\n## Engines")[1].split("\n## ")[0]
+    keys = {key for row in re.findall(r"^\| (.*?) \|", section, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
+    assert all(entry.keys() == keys for entry in told["engines"].values())
 
 
 @pytest.mark.parametrize("part", ["vision", "embed", "decoder"])
@@ -152,7 +161,7 @@ def size(axis, told, group):
     height, width = view_size(form["preprocess"])
     symbols = {
         "K": form["tokens"], "D": model["hidden_size"], "V": model["vocab_size"], "H": height, "W": width,
-        "h": model["kv_heads"], "d": model["head_dim"], "I": told["recipe"]["images"], "G": len(told["groups"]),
+        "h": model["kv_heads"], "d": model["head_dim"], "I": told["limits"]["images"], "G": len(told["groups"]),
         "N": group["tokens"],
     }  # fmt: skip
     return symbols.get(axis, int(axis) if axis.isdecimal() else axis)

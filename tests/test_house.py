@@ -6,7 +6,7 @@ import pytest
 
 from tests.documents import ROOT
 
-PACKAGES = ("exporter", "graph_passes", "engines")
+PACKAGES = ("exporter", "graph_passes", "engines", "plugins")
 FOLDERS = (*PACKAGES, "benchmarks", "tools", "tests")
 LONGEST = 300
 LATER = "TO" + "DO"  # spelt so that this file does not hold it
@@ -37,7 +37,8 @@ def test_imports_are_found_wherever_they_stand():
     ("package", "strangers"),
     [
         ("engines", {"exporter", "graph_passes", "torch", "transformers", "tests", "tools"}),
-        ("graph_passes", {"exporter", "engines", "torch", "transformers", "tests", "tools"}),
+        ("graph_passes", {"exporter", "engines", "plugins", "torch", "transformers", "tests", "tools"}),
+        ("plugins", {"exporter", "engines", "graph_passes", "torch", "transformers", "tests", "tools"}),
         ("exporter", {"tests", "tools"}),
     ],
 )

@@ -1,4 +1,4 @@
-"""What is built is what is meant: the three packages with their data, and a command that starts anywhere, fast."""
+"""What is built is what is meant: the four packages with their data, and a command that starts anywhere, fast."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 
 from tests.documents import ROOT, ran, shell
 
-PACKAGES = ("exporter", "graph_passes", "engines")
+PACKAGES = ("exporter", "graph_passes", "engines", "plugins")
 DATA = ("data/demo/model.safetensors", "data/pictures/pictures.json", "data/llava-1.5/config.json", "py.typed")
 HEAVY = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tensorrt_rtx", "numpy", "PIL")
 

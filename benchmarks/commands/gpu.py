@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,18 @@ def main(options: argparse.Namespace) -> int:
     Raises:
         UserError: there is no CUDA GPU.
     """
+    for found in measured(options):
+        print(told(found))
+        write(options.out and options.out.with_suffix(f".{found['dtype']}.json"), found)
+    return 0
+
+
+def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All lines in each precision.
+
+    Raises:
+        UserError: there is no CUDA GPU.
+    """
     gpu = options.gpu or _this(options.device)
     for dtype in options.dtype:
         found = {"kind": "gpu", **about(), "keep": options.keep, "geometry": options.geometry, "dtype": dtype}
@@ -54,13 +67,15 @@ def main(options: argparse.Namespace) -> int:
 
             found |= compared(shared, options.batch, options.rounds, chosen(options.only), possible)
         found["ceiling"] = {str(batch): _told(top) for batch, top in tops.items()}
-        print(told(found))
-        write(options.out and options.out.with_suffix(f".{dtype}.json"), found)
-    return 0
+        yield found
 
 
 def _this(device: str) -> str:
-    """The GPU of this machine, as `engines.gpus` calls it."""
+    """The GPU of this machine, as `engines.gpus` calls it.
+
+    Raises:
+        UserError: there is none, or one whose peaks are not known.
+    """
     import torch
 
     if device == "cpu":

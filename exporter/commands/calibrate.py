@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from exporter.extras import require_export
 from exporter.options import option, pairs
 
 
@@ -26,6 +27,7 @@ from exporter.options import option, pairs
 def calibrate(images: tuple[Path, ...], params: tuple[str, ...], **options: Any) -> None:
     """Learn a parameter that a method otherwise computes anew for every picture, and print it for --param."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    require_export("calibrating")
     from exporter.calibrate import calibrate as learn
     from exporter.recipe import Recipe
 

@@ -20,7 +20,7 @@ def check(bundle: Path) -> None:
     from engines.summary import parity_table
     from engines.tables import print_tables
 
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, verify_later=True)
     told = parity.told(dict(run_check(opened)), mode=mode(opened))
     click.echo(f"{len(opened.contract['files'])} files are what was exported")
     print_tables([parity_table(told)], Console())

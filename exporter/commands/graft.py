@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from exporter.extras import require_export
 from exporter.options import option, pairs
 
 
@@ -31,6 +32,7 @@ def graft(
 ) -> None:
     """Put pruning into a vision transformer that is an ONNX file, and prove it."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    require_export("grafting")
     from engines.tables import print_tables
     from exporter.graft.outcome import graft as make
 

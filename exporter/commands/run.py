@@ -37,7 +37,12 @@ import click
     help="Draw from the likeliest tokens up to this probability.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
-@click.option("--target", default="ort-cpu", show_default=True, help="Which of the bundle's engines.")
+@click.option(
+    "--target",
+    default="ort-cpu",
+    show_default=True,
+    help="Which of the bundle's engines: a label, or a target if that is enough.",
+)
 @click.option(
     "--memory",
     type=click.Choice(["auto", "fast", "low"]),

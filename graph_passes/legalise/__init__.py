@@ -10,6 +10,7 @@ from graph_passes.legalise import (
     explicit_attention,
     explicit_norm,
     explicit_rotary,
+    float_cumsum,
     int32_indices,
     opset,
     tensor_scatter,
@@ -20,6 +21,12 @@ EXPLICIT = {  # what opset 23 brought
     "explicit_attention": explicit_attention.run,
     "explicit_norm": explicit_norm.run,
     "explicit_rotary": explicit_rotary.run,
+}
+# what targets ask for, by name, of a graph that is published already
+LEGAL: dict[str, Pass] = {
+    **EXPLICIT,
+    "float_cumsum": float_cumsum.run,
+    **{f"opset_{number}": partial(opset.run, opset=number) for number in (20, 22)},
 }
 
 

@@ -14,14 +14,17 @@ REDEFINED = {"GroupNormalization"}  # the same name for something else since ops
 def run(model: ir.Model, opset: int) -> PassResult:
     """Import `opset`, after a look at each node: operator, attributes, number and types of inputs must exist there.
 
-    Refused as a whole, and then nothing changes. Types of values that are not known are taken for legal.
+    Functions move with their graph. Refused as a whole, and then nothing changes. Types of values that are not known
+    are taken for legal.
     """
     if model.opset_imports.get("") == opset:
         return PassResult()
-    nodes = [node for node in model.graph.all_nodes() if not node.domain]
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    nodes = [node for graph in graphs for node in graph.all_nodes() if not node.domain]
     refusals = tuple(f"{node.op_type} {node.name}: {reason}" for node in nodes if (reason := _illegal(node, opset)))
     if not refusals:
-        model.opset_imports[""] = opset
+        for graph in graphs:
+            graph.opset_imports[""] = opset
         if opset <= OLD[0]:
             model.ir_version = min(model.ir_version, OLD[1])
         for node in nodes:

@@ -45,7 +45,11 @@ def with_engines(raw):
         raw["parts"][part]["files"] = {dtype: f"onnx/{part}.{dtype}.onnx" for dtype in ("fp32", "fp16")}
     graphs = {part: f"onnx/{part}.fp32.onnx" for part in raw["parts"]}
     plans = {part: f"engines/trt-rtx/{part}.plan" for part in raw["parts"]}
-    built = {"ort-cpu": {"dtype": "fp32", "files": graphs}, "trt-rtx": {"dtype": "fp16", "files": plans}}
+    built = {
+        "ort-cpu": {"target": "ort-cpu", "dtype": "fp32", "files": graphs},
+        "trt-rtx": {"target": "trt-rtx", "dtype": "fp16", "files": plans, "limits": raw["limits"]},
+    }
+    built["trt-rtx"]["batch"] = dict.fromkeys(raw["parts"], raw["limits"]["batch"])
     return raw | {"engines": built}
 
 
@@ -66,10 +70,11 @@ def contract(model):
     else:
         inputs["decoder"] = ["inputs_embeds", "attention_mask", "position_ids", *past]
     outputs = {"decode": ["logits", *(["kept_mask.1"] if model.held else [])]}
-    limits = {"images": model.images, "max_batch": model.max_batch, "max_length": model.max_length}
+    limits = {"batch": model.max_batch, "length": model.max_length, "tokens": model.keep, "images": model.images}
     return {
         "format": FORMAT,
-        "recipe": limits,
+        "recipe": {},
+        "limits": {**limits, "fixed": 0},
         "model": {
             "image_token_id": IMAGE,
             "eos_token_ids": [EOS],

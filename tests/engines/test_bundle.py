@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from engines import bundle
 from engines.bundle import FORMAT, contract_hash, hash_file, open_bundle, verify
 from engines.errors import UserError
 from engines.json_file import LARGEST
@@ -27,12 +28,14 @@ def folder(tmp_path):
     (root / "onnx/vision.fp32.onnx").write_bytes(b"graph")
     (root / "tokenizer.json").write_bytes(b"{}")
     files = {f: record(root / f) for f in ("onnx/vision.fp32.onnx", "tokenizer.json")}
-    contract = {key: {} for key in ("recipe", "model")}
+    contract = {key: {} for key in ("recipe", "limits", "model")}
     contract |= {key: [] for key in ("plan", "groups", "ran", "prefill", "states", "pictures")}
     contract |= {"positions": "keep", "warm_up": 0, "slot_positions": False, "kv": {}}
     names = {"fp32": "onnx/vision.fp32.onnx"}
     contract["parts"] = {"vision": {"inputs": [TENSOR], "outputs": [TENSOR], "files": names}}
-    contract["engines"] = {"ort-cpu": {"dtype": "fp32", "files": {"vision": "onnx/vision.fp32.onnx"}}}
+    contract["engines"] = {
+        "ort-cpu": {"target": "ort-cpu", "dtype": "fp32", "files": {"vision": "onnx/vision.fp32.onnx"}}
+    }
     write(root, {"format": FORMAT, **contract, "files": files})
     return root
 
@@ -119,9 +122,34 @@ def test_parts_and_engines_name_recorded_files_only(folder):
 
 
 @pytest.mark.parametrize(
+    "more",
+    [
+        {"graphs": {"vision": "engines/x"}},
+        {"layers": {"vision": "engines/x"}},
+        {"plugin": {"file": "engines/x", "sha256": ""}},
+    ],
+)
+def test_whatever_an_engine_names_is_recorded(folder, more):
+    rewrite(folder, lambda c: c["engines"]["ort-cpu"].update(more))
+    refuse(folder, "engines.ort-cpu uses engines/x, which has no record")
+
+
+@pytest.mark.parametrize("more", [{"graphs": []}, {"layers": {"vision": 7}}, {"plugin": "engines/x"}, {"plugin": {}}])
+def test_what_an_engine_names_are_files(folder, more):
+    rewrite(folder, lambda c: c["engines"]["ort-cpu"].update(more))
+    refuse(folder, "engines.ort-cpu names no files")
+
+
+@pytest.mark.parametrize("key", ["target", "dtype"])
+def test_an_engine_says_what_it_is(folder, key):
+    rewrite(folder, lambda c: c["engines"]["ort-cpu"].pop(key))
+    refuse(folder, f"engines.ort-cpu does not say its {key}")
+
+
+@pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda c: c.update(format=2), "not bundle format 3; open it with the tp-export version that wrote it"),
+        (lambda c: c.update(format=2), "not bundle format 4; open it with the tp-export version that wrote it"),
         (lambda c: c.pop("prefill"), "'prefill' is missing"),
         (lambda c: c.pop("groups"), "'groups' is missing"),
         (lambda c: c.update(files=[]), "'files' is missing or not a dict"),
@@ -167,3 +195,14 @@ def test_a_huge_contract_is_not_read(folder):
 def test_a_directory_without_contract_is_no_bundle(tmp_path):
     refuse(tmp_path, "is not a bundle")
     refuse(Path("/nonexistent"), "is not a bundle")
+
+
+def test_who_verifies_everything_hashes_nothing_before(folder, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(bundle, "hash_file", lambda path: hashed.append(path.name) or "")
+    for file in ("tokenizer.json", "onnx/vision.fp32.onnx"):
+        os.utime(folder / file, (1, 1))  # as a copy
+    opened = open_bundle(folder, verify_later=True)
+    assert hashed == []
+    with pytest.raises(UserError, match="its sha256 differs"):
+        verify(opened)

@@ -2,7 +2,8 @@ import pytest
 
 from engines.contract import parse
 from engines.errors import UserError
-from engines.targets import engine_files
+from engines.settings import Settings
+from engines.targets import OPTIONS, check_settings, engine_entry, engine_files, engine_label
 from tests.engines.numpy_bundle import SEGMENT, SINGLE, SPLIT, contract, with_engines
 from tests.engines.numpy_model import GRID, IMAGE, PATCHES, VIDEO, NumpyModel
 
@@ -24,7 +25,7 @@ def test_the_facts_are_taken_from_where_the_bundle_has_them():
 
 
 @pytest.mark.parametrize(
-    "path", ["model.image_token_id", "recipe.max_length", "pictures.0.tokens", "pictures.0.preprocess.mean"]
+    "path", ["model.image_token_id", "limits.length", "pictures.0.tokens", "pictures.0.preprocess.mean"]
 )
 def test_a_missing_entry_is_named(path):
     *sections, key = path.split(".")
@@ -151,6 +152,67 @@ def test_a_target_brings_its_own_precision_and_files():
 def test_graphs_that_are_engines_come_in_every_precision():
     dtype, files = engine_files(with_engines(contract(NumpyModel())), "ort-cpu", "fp16")
     assert (dtype, files["vision"]) == ("fp16", "onnx/vision.fp16.onnx")
+
+
+def test_engines_are_meant_by_label_by_target_or_by_the_name_of_the_only_one():
+    raw = with_engines(contract(NumpyModel()))
+    entry = raw["engines"].pop("trt-rtx")
+    raw["engines"]["trt-rtx-sm86-sm89"] = entry
+    for text in ("trt-rtx-sm86-sm89", "trt-rtx:sm86,sm89", "trt-rtx"):
+        assert engine_label(raw, text) == "trt-rtx-sm86-sm89"
+        assert engine_entry(raw, text) is entry
+    raw["engines"]["trt-rtx-int4"] = entry
+    with pytest.raises(UserError, match="several engines for trt-rtx: name one of trt-rtx-sm86-sm89, trt-rtx-int4"):
+        engine_files(raw, "trt-rtx", None)
+    raw["engines"]["trt-rtx"] = {**entry, "files": {}}
+    assert engine_files(raw, "trt-rtx", None) == ("fp16", {})
+
+
+def test_graphs_that_are_engines_need_no_entry():
+    raw = with_engines(contract(NumpyModel()))
+    del raw["engines"]["ort-cpu"]
+    assert engine_entry(raw, "ort-cpu") == {"target": "ort-cpu"}
+    assert engine_files(raw, "ort-cpu", None)[0] == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "reason"),
+    [
+        ("ort-cpu", Settings(refittable=True), "target ort-cpu builds no plan: drop --refittable"),
+        (
+            "trt-rtx",
+            Settings(workspace_mib=1, hardware="ampere+"),
+            "cannot be built so: drop --hardware-compatible, --w",
+        ),
+    ],
+)
+def test_settings_that_a_builder_does_not_honour_are_refused(target, settings, reason):
+    check_settings(target, Settings())
+    check_settings("trt", settings)
+    with pytest.raises(UserError, match=reason):
+        check_settings(target, settings)
+
+
+def test_every_setting_has_an_option():
+    assert OPTIONS.keys() == Settings.__dataclass_fields__.keys()
+
+
+def test_engines_may_take_less_than_the_graphs():
+    facts, limits = parse(contract(NumpyModel(max_batch=7))), contract(NumpyModel())["limits"]
+    batches = {"vision": 1, "embed": 3, "decoder": 9}
+    narrow = facts.narrowed({"batch": batches, "limits": {**limits, "batch": 3, "length": 20}})
+    assert (narrow.max_batch, narrow.max_length) == (3, 20)
+    assert [narrow.at_once(part) for part in batches] == [1, 3, 3]
+    assert facts.at_once("vision") == 7
+    for entry in ({}, {"batch": batches}, {"batch": {"vision": 0}, "limits": limits}):
+        with pytest.raises(UserError, match=r"bundle\.json"):
+            facts.narrowed(entry)
+
+
+@pytest.mark.parametrize("limits", [None, {}, {"batch": 0, "length": 1, "tokens": 1, "images": 1, "fixed": 0}])
+def test_limits_are_whole_numbers(limits):
+    with pytest.raises(UserError, match=r"bundle\.json"):
+        parse(contract(NumpyModel()) | {"limits": limits})
 
 
 @pytest.mark.parametrize(

@@ -39,12 +39,26 @@ def test_a_new_backend_is_one_new_file(tmp_path, monkeypatch):
 def test_parses_names_and_options():
     assert parse_target("ort-cpu") == Target("ort-cpu")
     assert parse_target(" trt-rtx:sm86,SM89 ") == Target("trt-rtx", ("sm86", "sm89"))
+    assert parse_target("trt-rtx:sm120,sm89") == parse_target("trt-rtx:sm89,sm120")
+
+
+def test_labels_tell_engines_apart():
+    assert Target("trt-rtx").label() == "trt-rtx"
+    assert parse_target("trt-rtx:sm120,sm89").label() == "trt-rtx-sm89-sm120"
+    assert Target("trt", ("sm90",)).label("int4") == "trt-sm90-int4"
+
+
+def test_a_target_may_stand_for_the_gpu_at_hand(monkeypatch):
+    monkeypatch.setattr(trt_rtx, "at_hand", lambda: ("sm90",), raising=False)
+    assert parse_targets(["trt-rtx"]) == [Target("trt-rtx", ("sm90",))]
+    assert parse_targets(["trt-rtx:sm89"]) == [Target("trt-rtx", ("sm89",))]
+    assert Target("trt-rtx", ("sm90",)) in available_targets()
 
 
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("tensorflow", "unknown target 'tensorflow': choose from ort-cpu, ov-cpu, trt-rtx, or auto"),
+        ("tensorflow", "unknown target 'tensorflow': choose from ort-cpu, ov-cpu, trt, trt-rtx, or auto"),
         ("", "unknown target ''"),
         ("../ort_cpu", "unknown target"),
         ("ort-cpu:fast", "takes no options"),
@@ -67,10 +81,11 @@ def test_auto_is_all_that_is_available(monkeypatch):
 
 def test_an_unavailable_target_says_what_to_install(monkeypatch):
     monkeypatch.setattr(trt_rtx, "available", lambda: "tensorrt_rtx is not installed")
-    with pytest.raises(UserError, match="not installed; pip install tensorrt-rtx-cu13"):
+    with pytest.raises(UserError, match=r"not installed; pip install 'tp-export\[rtx\]'"):
         parse_targets(["ort-cpu", "trt-rtx"])
 
 
 def test_a_target_is_named_once():
-    with pytest.raises(UserError, match="target named twice: trt-rtx"):
-        parse_targets(["trt-rtx:sm86", "trt-rtx:sm89"])
+    assert len(parse_targets(["trt-rtx:sm86", "trt-rtx:sm89", "trt-rtx"])) == 3
+    with pytest.raises(UserError, match="target named twice: trt-rtx-sm86-sm89"):
+        parse_targets(["trt-rtx:sm86,sm89", "trt-rtx:sm89,sm86"])

@@ -91,7 +91,7 @@ def bundle(tmp_path, monkeypatch):
     raw["files"] = {name: save(tmp_path / name) for name in sorted(names)}
     raw["files"]["tokenizer.json"] = record(tmp_path / "tokenizer.json")
     (tmp_path / "bundle.json").write_text(json.dumps({**raw, "sha256": contract_hash(raw)}))
-    loaded = []
+    loaded, asked = [], []
 
     class Backend:
         extension = ".onnx"
@@ -100,9 +100,12 @@ def bundle(tmp_path, monkeypatch):
             loaded.append(path.relative_to(tmp_path).as_posix() + " low" * low)
             return model.parts()[path.read_text()]
 
+        def fits(self, entry):
+            asked.append((entry["target"], len(loaded)))
+
     monkeypatch.setattr(module, "engine", lambda _: Backend())
     monkeypatch.setattr(memory, "weights", lambda _: 2**20)
-    return tmp_path, loaded
+    return tmp_path, loaded, asked
 
 
 def save(path):
@@ -117,15 +120,21 @@ def record(path):
 
 
 def test_a_bundle_opens_and_generates(bundle):
-    directory, loaded = bundle
+    directory, loaded, _ = bundle
     session = Session.open(directory)
     assert sorted(loaded) == ["onnx/decoder.fp32.onnx", "onnx/embed.fp32.onnx", "onnx/vision.fp32.onnx"]
     assert session.generate(PROMPTS, PICTURES, 4) == open_numpy(SINGLE).generate(PROMPTS, PICTURES, 4)
     assert session.prompt.encode("red") == [13]
 
 
+def test_engines_say_whether_they_fit_before_they_are_loaded(bundle):
+    directory, _, asked = bundle
+    Session.open(directory, "trt-rtx")
+    assert asked == [("trt-rtx", 0)]
+
+
 def test_another_precision_opens_other_files(bundle):
-    directory, loaded = bundle
+    directory, loaded, _ = bundle
     Session.open(directory, dtype="fp16")
     assert "onnx/decoder.fp16.onnx" in loaded
     Session.open(str(directory), "trt-rtx")
@@ -133,7 +142,7 @@ def test_another_precision_opens_other_files(bundle):
 
 
 def test_what_does_not_fit_is_refused_before_it_is_opened(bundle, monkeypatch):
-    directory, loaded = bundle
+    directory, loaded, _ = bundle
     monkeypatch.setattr(memory, "available", lambda: 2**10)
     with pytest.raises(
         UserError, match=r"running .* with ort-cpu takes about .* of memory, 1 KiB are free: run it with --memory low"

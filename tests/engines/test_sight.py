@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,13 @@ def test_pictures_of_one_form_are_encoded_together_in_turns():
     for each, one in zip(seen, pictures, strict=True):
         same(each, sight.see([one])[0])
     assert sight.see([]) == []
+
+
+def test_a_part_that_takes_one_picture_gets_one_at_a_time():
+    model = NumpyModel(max_batch=4)
+    narrow = replace(parse(contract(model)), batches={"vision": 1})
+    Sight(Parts(narrow, model.parts(), "fp32")).see([picture(n) for n in range(3)])
+    assert model.calls == ["vision"] * 3
 
 
 def test_a_bundle_without_videos_says_so():

@@ -38,6 +38,7 @@ BUNDLE = {
             "files": {"vision": "engines/trt-rtx/vision.plan"},
             "build_s": {"vision": 12.34},
             "fused_attention": {"vision": {"_gemm_mha_v2": 23}},
+            "fusion": {"vision": {"attention": 23, "profiles": [{"fused": {"_gemm_mha_v2": 23}}]}},
         },
     },
     "files": {"onnx/vision.fp32.onnx": {"bytes": 2048}, "engines/trt-rtx/vision.plan": {"bytes": 3 * 2**20}},
@@ -131,7 +132,7 @@ def test_figures_are_those_of_the_first_form():
 def test_engines_say_what_is_known():
     assert table(summary(BUNDLE, PARITY), "Engines").rows == (
         ("ort-cpu", "vision", "fp32", "2 KiB", "-", "-"),
-        ("trt-rtx", "vision", "fp16", "3 MiB", "12.3 s", "23 gemm"),
+        ("trt-rtx", "vision", "fp16", "3 MiB", "12.3 s", "23 of 23 gemm"),
     )
 
 
@@ -141,16 +142,27 @@ def test_parity_rows_and_verdict():
     assert shown.note == "Verdict: pass."
 
 
+def ceilings(gpu, **changed):
+    return table(summary({**BUNDLE, **changed, "recipe": {**BUNDLE["recipe"], "gpu": gpu}}, PARITY), "Ceiling")
+
+
 def test_ceiling_of_the_gpu_that_the_recipe_names():
-    rows = []
-    for gpu in ("h200", "thor"):
-        shown = table(summary({**BUNDLE, "recipe": {**BUNDLE["recipe"], "gpu": gpu}}, PARITY), "Ceiling")
-        rows += [row[:7] for row in shown.rows]
-    assert rows == [
-        ("H200", "1", "184", "10.2 ms", "3.09 ms", "x3.31", "x3.01"),
-        ("Jetson Thor T5000", "1", "916", "49.6 ms", "48.6 ms", "x1.02", "x1.02"),
+    assert [row[:8] for gpu in ("h200", "thor") for row in ceilings(gpu).rows] == [
+        ("H200", "1", "16 bits", "184", "10.2 ms", "3.09 ms", "x3.31", "x3.01"),
+        ("H200", "1", "int8", "92", "10.2 ms", "1.71 ms", "x5.98", "x4.92"),
+        ("Jetson Thor T5000", "1", "16 bits", "916", "49.6 ms", "48.6 ms", "x1.02", "x1.02"),
+        ("Jetson Thor T5000", "1", "int8", "458", "32.3 ms", "24.4 ms", "x1.32", "x1.3"),
+        ("Jetson Thor T5000", "1", "int4", "241", "32.3 ms", "12.9 ms", "x2.5", "x2.29"),
     ]
-    assert "Jetson Thor T5000 250 TFLOP/s" in shown.note
+    shown = ceilings("thor").note
+    assert "Jetson Thor T5000 250 TFLOP/s" in shown
+    assert "--weights int4 lifts the most from x1.02 to x2.5." in shown
+
+
+def test_no_word_of_fewer_bits_where_they_lift_nothing():
+    shown = ceilings("h200", pictures=[{"patches": 2880, "tokens": 1440}], ran=[1440] * 32)
+    assert [row[2] for row in shown.rows] == ["16 bits"]
+    assert "--weights" not in shown.note
 
 
 def test_speed_is_shown_where_it_was_measured():

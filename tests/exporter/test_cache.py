@@ -1,3 +1,4 @@
+import hashlib
 import os
 import subprocess
 import sys
@@ -177,3 +178,27 @@ def test_the_source_hash_follows_the_code(tmp_path, monkeypatch):
     assert len(hashes) == 4
     (tmp_path / "engines/notes.txt").write_text("not code")
     assert source_hash.__wrapped__() in hashes
+
+
+def test_the_source_hash_of_a_folder_follows_that_folder(tmp_path, monkeypatch):
+    for file in ("engines/trt/a.py", "engines/b.py"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("x = 1")
+    monkeypatch.setattr(cache, "files", lambda package: tmp_path / package)
+    found = source_hash.__wrapped__("engines/trt")
+    (tmp_path / "engines/b.py").write_text("x = 2")
+    assert source_hash.__wrapped__("engines/trt") == found
+    (tmp_path / "engines/trt/a.py").write_text("x = 2")
+    assert source_hash.__wrapped__("engines/trt") != found
+
+
+def test_entries_may_lie_elsewhere_and_stay(base, tmp_path, monkeypatch):
+    monkeypatch.setenv("TP_EXPORT_CACHE_GIB", "0")
+    store = tmp_path / "store"
+    first, _ = cached("graph", {"n": 1}, maker(), store)
+    age(first, 1)
+    cached("graph", {"n": 2}, maker(), store)
+    assert cached("graph", {"n": 1}, maker(), store) == (first, True)
+    assert first.is_relative_to(store)
+    assert not (base / "parts").exists()
+    assert cache.sha256_of(first, "sub/x.onnx") == hashlib.sha256(b"graph").hexdigest()

@@ -117,13 +117,14 @@ def test_names_that_leave_the_bundle(bundle, name):
     [
         *((["files", "tokenizer.json"], value) for value in (DROP, None, 3, {}, [], RECORD, {**RECORD, "bytes": "x"})),
         (["files", "gone"], RECORD),
-        *(([key], DROP) for key in ("recipe", "model", "plan", "pictures", "positions", "parts", "groups")),
+        *(([key], DROP) for key in ("recipe", "limits", "model", "plan", "pictures", "positions", "parts", "groups")),
         *(([key], 3) for key in ("engines", "files", "recipe", "model", "parts", "groups")),
         *((["parts", "vision", "inputs"], value) for value in (DROP, None, [3], [{}])),
         *((["parts", "vision", "inputs", 0, "meaning"], value) for value in (3, None)),
         (["parts", "vision", "files", "fp32"], "onnx/gone.onnx"),
         (["engines", "ort-cpu", "files", "vision"], "../x"),
         (["engines", "ort-cpu", "dtype"], 3),
+        (["engines", "ort-cpu", "target"], DROP),
     ],
 )
 def test_contracts_that_contradict_themselves(bundle, path, value):
@@ -141,8 +142,8 @@ def test_contracts_that_contradict_themselves(bundle, path, value):
         (["model", "image_token_id"], (-1, "x", 2)),
         (["pictures", 0, "tokens"], (0, 10**30, 10**9, 63)),
         (["positions"], ("x",)),
-        (["recipe", "max_batch"], (0, "x")),
-        (["recipe", "max_length"], (0, 3, None)),
+        (["limits", "batch"], (0, "x")),
+        (["limits", "length"], (0, 3, None)),
         (["groups"], ([], [3], [{"layers": [0]}], [{"layers": [0, 10**9]}], [{"layers": [4, 0]}])),
         (["pictures", 0, "preprocess", "mean"], (None, [1, 2], ["a", "b", "c"])),
         (["pictures", 0, "preprocess", "std"], ([0, 0, 0], [1e999, 1, 1])),

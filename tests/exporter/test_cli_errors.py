@@ -87,7 +87,7 @@ def test_models(model, says):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--target", "cuda"], "unknown target 'cuda': choose from ort-cpu, ov-cpu, trt-rtx, or auto"),
+        (["--target", "cuda"], "unknown target 'cuda': choose from ort-cpu, ov-cpu, trt, trt-rtx, or auto"),
         (["--target", ""], "unknown target ''"),
         (["--target", "../x"], "unknown target '../x'"),
         (["--target", "trt-rtx:sm99"], "unknown GPU 'sm99'; known are sm75"),

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from engines.backends import ov_cpu, trt_rtx
+from engines.backends import ort_cpu, ov_cpu, trt, trt_rtx
 from engines.registry import names
 from exporter import doctor
 from exporter.cli import tp_export
@@ -35,11 +35,37 @@ def versions(monkeypatch, **known):
 def test_every_finding_has_a_remedy_unless_it_is_fine():
     found = checks()
     assert {f"target {name}" for name in names()} <= found.keys()
+    assert {"can export", "can build for"} <= found.keys()
     assert {"torch", "transformers", "onnx", "cache", "ONNX Runtime"} <= found.keys()
-    assert {"package exporter", "package engines", "package graph_passes"} <= found.keys()
-    assert not {"pytest", "mypy", "tensorrt"} & found.keys()  # extras are not missed
+    assert {f"package {name}" for name in ("exporter", "engines", "graph_passes", "plugins")} <= found.keys()
+    assert not {"pytest", "mypy", "tensorrt", "ray"} & found.keys()  # extras are not missed
     assert all(bool(check.remedy) != check.ok for check in found.values())
     assert all(check.detail and "\n" not in check.detail for check in found.values())
+
+
+def test_what_an_installation_can_do_is_said():
+    found = checks()
+    assert found["can export"].detail == "yes"
+    assert {"ort-cpu", "trt-rtx"} <= set(found["can build for"].detail.split(", "))
+    full = found["target trt"]
+    assert full.ok or (full.extra and full.remedy == "pip install 'tp-export[tensorrt]'")
+
+
+def test_a_machine_that_runs_bundles_lacks_nothing(monkeypatch):
+    versions(monkeypatch, torch=None, transformers=None, onnxscript=None, huggingface_hub=None)
+    found = checks()
+    assert found["can export"].detail == "no: huggingface-hub, onnxscript, torch, transformers"
+    assert found["can export"].remedy == "pip install 'tp-export[export]'"
+    assert CliRunner().invoke(tp_export, ["doctor"]).exit_code == 0
+
+
+def test_an_installation_that_can_do_nothing_is_none(monkeypatch):
+    for backend in (ort_cpu, ov_cpu, trt, trt_rtx):
+        monkeypatch.setattr(backend, "available", lambda: "it is not installed")
+    assert CliRunner().invoke(tp_export, ["doctor"]).exit_code == 0  # it exports
+    versions(monkeypatch, torch=None)
+    assert checks()["can build for"].detail == "nothing"
+    assert CliRunner().invoke(tp_export, ["doctor"]).exit_code == 1
 
 
 def test_an_available_target_tells_its_version():
@@ -50,7 +76,7 @@ def test_a_missing_builder_comes_with_its_command(monkeypatch):
     monkeypatch.setattr(trt_rtx, "available", lambda: "tensorrt_rtx is not installed")
     check = checks()["target trt-rtx"]
     assert not check.ok
-    assert check.remedy == "pip install tensorrt-rtx-cu13"
+    assert check.remedy == "pip install 'tp-export[rtx]'"
 
 
 def test_openvino_is_an_extra(monkeypatch):
@@ -73,6 +99,7 @@ def test_one_onnx_runtime_is_fine_and_none_is_not(monkeypatch):
     assert checks()["ONNX Runtime"].ok
     versions(monkeypatch, onnxruntime=None, onnxruntime_gpu=None)
     assert not checks()["ONNX Runtime"].ok
+    assert checks()["ONNX Runtime"].remedy == "pip install 'tp-export[runtime]'"
 
 
 def test_wrong_and_missing_versions_are_named(monkeypatch):

@@ -129,6 +129,6 @@ def test_llava_geometry_with_the_hubs_names(tmp_path):
     assert outcome.parity["verdict"] == "pass"
     assert outcome.contract["pictures"][0]["tokens"] == 64
     assert len(list((outcome.path / "onnx").glob("*.safetensors"))) >= 2
-    assert outcome.contract["engines"]["trt-rtx"]["options"] == ["sm89"]
+    assert outcome.contract["engines"]["trt-rtx-sm89"]["options"] == ["sm89"]
     swapped = [row for row in outcome.parity["cases"]["fp32"] if row["level"] == "indices"]
     assert all(row["note"] == "64 of 64" for row in swapped)

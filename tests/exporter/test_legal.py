@@ -64,7 +64,7 @@ def test_a_search_at_opset_20_with_int32_indices(tmp_path):
     for model in found.values():
         ports = [*model.graph.input, *model.graph.output]
         assert onnx.TensorProto.INT64 not in {port.type.tensor_type.elem_type for port in ports}
-    assert contract["engines"]["trt-rtx"]["graphs"]["vision"] == "onnx/vision.fp32.onnx"  # explicit already
+    assert contract["engines"]["trt-rtx-sm89"]["graphs"]["vision"] == "onnx/vision.fp32.onnx"  # explicit already
 
 
 def test_static_caches_at_opset_24_are_written_in_place(tmp_path):
@@ -74,19 +74,19 @@ def test_static_caches_at_opset_24_are_written_in_place(tmp_path):
     assert contract["parts"]["decode"]["operators"]["TensorScatter"] == 8
     [slots] = [port for port in contract["parts"]["decode"]["inputs"] if port["name"] == "slots.0"]
     assert slots["meaning"].endswith("; each is one more than the one before")
-    fused = contract["engines"]["trt-rtx"]["fused_attention"]
+    fused = contract["engines"]["trt-rtx-sm89"]["fused_attention"]
     assert sum(fused["decode"].values()) == 8  # prompt profile, step profile
 
 
 def test_a_target_that_reads_another_form_has_its_own_graph(demo_bundle, tmp_path):
     """`demo_bundle` has traced the parts already; fp32 attention is no operator that TensorRT has kernels for."""
     path, contract = made(tmp_path, method="fastervlm", keep="64", dtype="fp32")
-    built = contract["engines"]["trt-rtx"]
-    assert built["graphs"]["decoder"] == "onnx/decoder.fp32.trt-rtx.onnx"
+    built = contract["engines"]["trt-rtx-sm89"]
+    assert built["graphs"]["decoder"] == "onnx/decoder.fp32.trt-rtx-sm89.onnx"
     assert built["graphs"]["embed"] == "onnx/embed.fp32.onnx"
     found = graphs(path, 23)
     assert "Attention" in operators(found["decoder.fp32.onnx"])
-    assert "Attention" not in operators(found["decoder.fp32.trt-rtx.onnx"])
+    assert "Attention" not in operators(found["decoder.fp32.trt-rtx-sm89.onnx"])
     assert contract["engines"]["ort-cpu"]["graphs"]["decoder"] == "onnx/decoder.fp32.onnx"
 
 
@@ -95,7 +95,7 @@ def test_a_target_that_reads_another_form_has_its_own_graph(demo_bundle, tmp_pat
 def test_attention_at_opset_20_is_fused_as_at_23(method, tmp_path):
     path, contract = made(tmp_path, method=method, keep="64", opset=20)
     assert all("Attention" not in operators(model) for model in graphs(path, 20).values())
-    fused = contract["engines"]["trt-rtx"]["fused_attention"]
+    fused = contract["engines"]["trt-rtx-sm89"]["fused_attention"]
     last = "decode" if method == "fastv" else "decoder"
     assert sum(fused["vision"].values()) == sum(fused.get("prefill", fused["vision"]).values()) == 4
     assert sum(fused[last].values()) == 8  # prompt profile, step profile

@@ -15,7 +15,7 @@ from engines.errors import UserError
 from exporter import publish
 from exporter.publish import check_target, place, seal, staging
 
-CONTRACT = {key: {} for key in ("model", "parts", "engines")}
+CONTRACT = {key: {} for key in ("model", "limits", "parts", "engines")}
 CONTRACT |= {key: [] for key in ("plan", "groups", "ran", "prefill", "states", "pictures")}
 CONTRACT |= {"format": FORMAT, "positions": "keep", "warm_up": 0, "slot_positions": False, "kv": {}}
 

@@ -43,3 +43,13 @@ def test_bodies_of_loops_are_looked_into():
     }"""
     assert "not an operator of opset 20" in opset.run(ir.from_onnx_text(text), 20).refusals[0]
     assert opset.run(ir.from_onnx_text(text.replace("RMSNormalization(a, a)", "Neg(a)")), 20).rewrites == 1
+
+
+def test_functions_move_with_their_graph():
+    text = """<ir_version: 10, opset_import: ["" : 23, "own" : 1]>
+    f (float[b,n] x) => (float[b,n] y) { y = own.twice(x) }
+    <domain: "own", opset_import: ["" : 23]> twice (x) => (y) { y = Add(x, x) }"""
+    model = ir.from_onnx_text(text)
+    assert opset.run(model, 20).rewrites == 1
+    assert [function.opset_imports for function in model.functions.values()] == [{"": 20}]
+    assert "not an operator" in opset.run(ir.from_onnx_text(text.replace("Add(x, x)", "Swish(x)")), 20).refusals[0]

@@ -1,0 +1,1 @@
+"""Plans for Jetson boards, which are built on the board: what is copied there, and the script that builds."""

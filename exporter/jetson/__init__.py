@@ -1,0 +1,1 @@
+"""What a Jetson board needs to build a bundle's plans itself."""
