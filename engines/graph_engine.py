@@ -2,7 +2,9 @@
 
 from engines.child import run_in_child
 from engines.errors import UserError
-from engines.registry import BuildJob, BuildResult
+from engines.registry import BuildJob, BuildResult, Dtype
+
+RUNNABLE: tuple[Dtype, ...] = ("fp32", "fp16")  # precisions that runtimes of graphs compute on a CPU
 
 
 def refuse_options(target: str, options: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +13,11 @@ from engines.geometry import Ints, Seen
 from engines.kv import Arrays
 from engines.registry import Runner
 
-FLOATS: Mapping[str, type[np.floating[Any]]] = {"fp32": np.float32, "fp16": np.float16}
+FLOATS: Mapping[str, np.dtype[Any]] = {
+    "fp32": np.dtype(np.float32),
+    "fp16": np.dtype(np.float16),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+}
 
 
 class Parts:
@@ -21,7 +26,7 @@ class Parts:
     Args:
         contract: The facts of the bundle.
         runners: One callable per part, named as in the contract.
-        dtype: The precision of the parts' floats, "fp32" or "fp16".
+        dtype: The precision of the parts' floats, "fp32", "fp16" or "bf16".
 
     Raises:
         UserError: The precision is none of these, or a part is missing.

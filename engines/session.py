@@ -33,7 +33,7 @@ class Session:
         contract: bundle.json's content.
         parts: One callable per part, named as in the contract.
         prompt: The bundle's template and tokenizers.
-        dtype: The precision of the parts' floats, "fp32" or "fp16".
+        dtype: The precision of the parts' floats, "fp32", "fp16" or "bf16".
         entry: What bundle.json says of the engines, where they take less than the graphs.
 
     Raises:

@@ -13,7 +13,7 @@ from engines import contract as facts
 from engines.bundle import open_bundle
 from engines.checkup import mode
 from engines.errors import UserError
-from engines.parts import FLOATS
+from engines.graph_engine import RUNNABLE
 from engines.registry import Dtype, Target, engine, parse_targets
 from engines.settings import PLAIN, Settings
 from engines.targets import check_settings, is_graphs
@@ -85,8 +85,8 @@ def add_engines(path: Path, wish: Wish, console: Console) -> Added:
 def _order(wish: Wish, target: Target, contract: Mapping[str, Any]) -> Order:
     stored: Dtype = contract["model"]["dtype"]
     dtype = wish.dtype or engine(target.name).dtype(stored)
-    if is_graphs(target.name) and dtype not in FLOATS:
-        raise UserError(f"--dtype {dtype}: {target.name} computes in {' or '.join(FLOATS)}; leave --dtype out")
+    if is_graphs(target.name) and dtype not in RUNNABLE:
+        raise UserError(f"--dtype {dtype}: {target.name} computes in {' or '.join(RUNNABLE)}; leave --dtype out")
     if (library := wish.settings.plugin) and not Path(library).is_file():
         raise UserError(f"--plugin {library}: no such file")
     check_settings(target.name, wish.settings)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from engines.errors import UserError
-from engines.parts import FLOATS
+from engines.graph_engine import RUNNABLE
 from engines.registry import Dtype, Target, engine, parse_targets
 from exporter.attention import register
 from exporter.budget import Budget
@@ -152,13 +152,16 @@ class Draft:
 
     def _check_target(self, target: Target) -> None:
         precision = self.precision(target)
-        if target.name.startswith("trt") and any(largest_top_k(s) > TENSORRT_TOP_K for s in self._all_stages):
+        ranked = target.name.startswith("trt") and not (self.recipe.plugin and target not in self.targets)
+        if ranked and any(largest_top_k(s) > TENSORRT_TOP_K for s in self._all_stages):
             raise UserError(
-                f"--keep {self.recipe.keep}: TensorRT's TopK takes at most {TENSORRT_TOP_K}; "
-                "keep fewer, or use --target ort-cpu"
+                f"--keep {self.recipe.keep}: TensorRT's TopK takes at most {TENSORRT_TOP_K}; keep fewer, or use "
+                "--target ort-cpu (with --plugin, a plan may then be built with the plugin's library)"
             )
-        if target.name.startswith("ort") and precision not in FLOATS:
-            raise UserError(f"--dtype {precision}: {target.name} computes in {' or '.join(FLOATS)}; leave --dtype out")
+        if target.name.startswith("ort") and precision not in RUNNABLE:
+            raise UserError(
+                f"--dtype {precision}: {target.name} computes in {' or '.join(RUNNABLE)}; leave --dtype out"
+            )
 
     def _check_room(self) -> None:
         """A question about the pictures and its answer fit into the cache and the model's positions."""

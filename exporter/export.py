@@ -11,6 +11,7 @@ from rich.console import Console
 
 from engines.errors import UserError
 from engines.glance import only_vision
+from engines.graph_engine import RUNNABLE
 from engines.measure import Pair
 from engines.parity import Case, Run
 from engines.parity import told as tell
@@ -37,7 +38,6 @@ from exporter.recipe import Recipe
 from exporter.text_cases import write_text_cases
 from graph_passes.legalise import TRACED
 
-RUNNABLE = ("fp32", "fp16")  # precisions that ONNX Runtime computes on a CPU
 ORT = "ort-cpu"
 QUESTIONS = 2  # of each picture, in parity
 

@@ -107,11 +107,12 @@ def _without(contract: Mapping[str, Any], order: Order) -> dict[str, Any]:
 
 
 def _graphs(bundle: Path, works: Sequence[Work], known: Mapping[str, Any]) -> Records:
-    """Records of graphs and weights that bundle.json does not know."""
+    """Records of graphs and weights that bundle.json does not know, or not as they are now."""
     hashes = {work.graph.name: work.key["graph"] for work in works}
     for work in works:
         hashes |= work.key["weights"]
-    return {name: record(bundle / name, sha256) for name, sha256 in hashes.items() if name not in known}
+    fresh = {name: sha256 for name, sha256 in hashes.items() if known.get(name, {}).get("sha256") != sha256}
+    return {name: record(bundle / name, sha256) for name, sha256 in fresh.items()}
 
 
 @contextmanager

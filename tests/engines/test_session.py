@@ -1,6 +1,7 @@
 import hashlib
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -8,6 +9,7 @@ from engines import memory
 from engines import session as module
 from engines.bundle import contract_hash
 from engines.errors import UserError
+from engines.sampling import Sampler
 from engines.session import Session
 from tests.engines.numpy_bundle import (
     EOS,
@@ -42,6 +44,22 @@ def test_generating_in_a_batch_gives_what_each_prompt_gives_alone(settings):
     assert len(set(ends)) > 1
     for b in range(3):
         assert session.generate([PROMPTS[b]], [PICTURES[b]], 12, wander(), [stop])[0] == answers[b]
+
+
+def test_parts_in_bf16_get_bf16_and_answer():
+    kind, seen = np.dtype(ml_dtypes.bfloat16), set()
+
+    def narrow(_, run):
+        def rounded(feeds):
+            seen.update(array.dtype for array in feeds.values() if array.dtype.kind in "fV")
+            wide = {k: a.astype(np.float32) if a.dtype == kind else a for k, a in feeds.items()}
+            return {k: a.astype(kind) if a.dtype.kind == "f" else a for k, a in run(wide).items()}
+
+        return rounded
+
+    answers = open_numpy(SINGLE, dtype="bf16", wrap=narrow).generate(PROMPTS, PICTURES, 5, Sampler(0.5), stop_ids=[])
+    assert [len(answer) for answer in answers] == [5, 5, 5]
+    assert seen == {kind}
 
 
 def test_greedy_answers_follow_the_logits():

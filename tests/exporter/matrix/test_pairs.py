@@ -1,7 +1,8 @@
 """Every method on every family: exported, compared with PyTorch in fp32 and fp16, built for TensorRT-RTX.
 
 `pytest` plays two methods on each family that reads pictures; `pytest -m matrix` plays the covering set, each method at
-least once, and every second of all other pairs: all of them would take longer than a change should wait.
+least once, and every second of all other pairs: all of them would take longer than a change should wait. What TensorRT
+makes of each is held against the table of `tests.exporter.matrix.fusion`.
 """
 
 import pytest
@@ -11,11 +12,11 @@ from engines.errors import UserError
 from exporter.export import export
 from exporter.recipe import Recipe
 from exporter.registry import families, method_class
-from tests.exporter.matrix import routers
+from tests.exporter.matrix import fusion, routers
 from tests.exporter.matrix.pairs import BUDGETS, DECODER_LAYERS, KEEP, PARAMS, checkpoint, pairs
 
 PAIRS = pairs()
-TARGET = "trt-rtx:sm89"
+TARGET, LABEL = "trt-rtx:sm89", "trt-rtx-sm89"
 APART = {"recoverable": 1}  # layers that a method runs beside those that the model uses
 
 
@@ -41,7 +42,7 @@ SEARCHES = ("catp", "divprune", "todre")
 REFUSED = {("cdpruner", "LlavaNext"), *((name, kind) for name in SEARCHES for kind in ("LlavaNext", "Qwen25VL"))}
 
 
-def play(pair, models, folder, target=TARGET):
+def play(pair, models, folder, target=TARGET, parity="full"):
     options = dict(pair.options)
     if "aux" in options:
         options["aux"] = {role: str(aux(role, pair.method, models)) for role in options["aux"]}
@@ -52,6 +53,7 @@ def play(pair, models, folder, target=TARGET):
         params=PARAMS.get(pair.method, {}),
         targets=(target,),
         max_batch=2,
+        parity=parity,
         **options,
     )
     return export(recipe, folder / str(pair), Console(quiet=True))
@@ -75,7 +77,9 @@ def check(pair, models, folder):
     outcome = play(pair, models, folder)
     assert outcome.parity["verdict"] == "pass"
     assert set(outcome.parity["cases"]) == {"fp32", "fp16"}
-    plans = outcome.contract["engines"]["trt-rtx"]["fused_attention"]
+    entry = outcome.contract["engines"][LABEL]
+    fusion.check(pair, entry)
+    plans = entry["fused_attention"]
     for picture in outcome.contract["pictures"]:
         layers = outcome.contract["geometry"]["tower_layers"]
         # all attention stays fused; score rows of a method may become such a kernel too
@@ -94,6 +98,18 @@ SHALLOW = [pair for pair in covering() if not deep(pair)]
 PLAYED = [pair for kind in families() for pair in [p for p in SHALLOW if p.family == kind.__name__][:2]]
 OTHERS = [pair for pair in PAIRS if pair not in covering() and not deep(pair)][::2]
 DEEP = [pair for pair in covering() if deep(pair) and pair.method not in LEFT_OUT]
+
+
+def listed():
+    """Each method once, on a family where TensorRT takes it: the rows of the table of fusion."""
+    for pair in covering():
+        able = [each for each in PAIRS if each.method == pair.method and (each.method, each.family) not in REFUSED]
+        yield pair if pair in able else able[0]
+
+
+def checked():
+    """What `check` builds."""
+    return [pair for pair in (*DEEP, *SHALLOW, *OTHERS) if (pair.method, pair.family) not in REFUSED]
 
 
 @pytest.mark.parametrize("pair", PLAYED, ids=str)
