@@ -39,6 +39,8 @@ def models(tmp_path_factory):
 
 # What TensorRT-RTX 1.7.1's compiler refuses, in one line: searches whose picks are numbered by constants.
 SEARCHES = ("catp", "divprune", "todre")
+# What it has no kernel for: attention in VLA-Pruner's prefill, unless it is written out.
+UNBUILT = {"vla-pruner"}
 REFUSED = {("cdpruner", "LlavaNext"), *((name, kind) for name in SEARCHES for kind in ("LlavaNext", "Qwen25VL"))}
 
 
@@ -102,7 +104,7 @@ DEEP = [pair for pair in covering() if deep(pair) and pair.method not in LEFT_OU
 
 def listed():
     """Each method once, on a family where TensorRT takes it: the rows of the table of fusion."""
-    for pair in covering():
+    for pair in (each for each in covering() if each.method not in UNBUILT):
         able = [each for each in PAIRS if each.method == pair.method and (each.method, each.family) not in REFUSED]
         yield pair if pair in able else able[0]
 
