@@ -55,6 +55,11 @@ class Limits:
         return replace(self, batch=batch or self.batch, length=length or self.length)
 
     @property
+    def varying(self) -> "Limits":
+        """With a batch that varies: over one that does not, compilers fail in some graphs with loops."""
+        return replace(self, batch=max(2, self.batch))
+
+    @property
     def prompt(self) -> int:
         """A usual prompt: one image and forty words."""
         return min(self.length, self.tokens + 40)

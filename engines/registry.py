@@ -124,10 +124,10 @@ def engine(name: str) -> Engine:
     return cast("Engine", module)
 
 
-def rewrites(name: str, dtype: Dtype) -> tuple[str, ...]:
-    """Passes that a target's graphs need: what its backend's `legal(dtype)` names, if it has such a function."""
-    found: tuple[str, ...] = getattr(engine(name), "legal", lambda _: ())(dtype)
-    return found
+def rewrites(name: str, dtype: Dtype, *, loops: bool) -> tuple[str, ...]:
+    """Passes that a target's graphs need, of which some have loops: what its backend's `legal` names, if it has one."""
+    legal = getattr(engine(name), "legal", None)
+    return tuple(legal(dtype, loops=loops)) if legal else ()
 
 
 def parse_target(text: str) -> Target:

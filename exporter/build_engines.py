@@ -76,8 +76,7 @@ class Yard:
 
     def _work(self, order: Order, part: str, step: Step) -> Work:
         graph, backend = self._graph(order, part, step), engine(order.target.name)
-        # TensorRT's compiler crashes on a Loop beside fused attention if the batch varies: one picture at a time there.
-        limits = replace(self.limits, batch=1) if graph.loops else self.limits
+        limits = self.limits.varying if graph.loops else self.limits
         ports = self.contract["parts"][part]["inputs"]
         shapes = profiles(part, {port["name"]: port["shape"] for port in ports}, limits)
         key = {

@@ -17,7 +17,7 @@ from exporter.disk import sync
 from graph_passes.legalise import LEGAL
 
 PENDING = ".pending-"  # begins the names of graphs that no published bundle.json knows yet
-GRAPHS = "onnx"
+GRAPHS, LOOP = "onnx", "Loop"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Graph:
         model = onnx.load(path, load_external_data=False)
         stored = {e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"}
         weights = tuple(sorted((path.parent / each).relative_to(root).as_posix() for each in stored))
-        return cls(path, name, weights, any(node.op_type == "Loop" for node in model.graph.node))
+        return cls(path, name, weights, any(node.op_type == LOOP for node in model.graph.node))
 
     def settle(self, root: Path) -> None:
         """Gives a new graph its own name."""
@@ -83,16 +83,21 @@ def with_functions(root: Path, parts: Mapping[str, Any], part: str, dtype: Dtype
     return name if (root / name).is_file() else published(parts, part, dtype)
 
 
+def has_loops(model: ir.Model) -> bool:
+    """Whether a graph has a loop outside of all functions."""
+    return any(node.op_type == LOOP for node in model.graph)
+
+
 def legal(root: Path, name: str, target: Target, dtype: Dtype, label: str) -> tuple[Path, str]:
     """A graph in the form that a target reads: itself, or a new one beside it, whose name is still to be given.
 
     Raises:
         UserError: it cannot be brought into that form.
     """
-    wanted = rewrites(target.name, dtype)
+    model = ir.load(root / name)
+    wanted = rewrites(target.name, dtype, loops=has_loops(model))
     if not wanted:
         return root / name, name
-    model = ir.load(root / name)
     done = [LEGAL[each](model) for each in wanted]
     part = Path(name).name.removesuffix(".onnx")
     if refusals := [reason for result in done for reason in result.refusals]:

@@ -38,11 +38,11 @@ def dtype(checkpoint: Dtype) -> Dtype:
     return "bf16" if checkpoint == "bf16" else "fp16"
 
 
-def legal(dtype: Dtype) -> tuple[str, ...]:
+def legal(dtype: Dtype, *, loops: bool = False) -> tuple[str, ...]:
     """What the installed version reads: see `engines.trt.versions.form`."""
     from engines.trt.versions import form, of
 
-    return form(of(version()), dtype)
+    return form(of(version()), dtype, loops=loops)
 
 
 def check(options: tuple[str, ...]) -> None:

@@ -30,9 +30,12 @@ def dtype(checkpoint: Dtype) -> Dtype:
     return "bf16" if checkpoint == "bf16" else "fp16"
 
 
-def legal(dtype: Dtype) -> tuple[str, ...]:
-    """The builder gives up over attention in fp32, for which it has no kernel, unless it is written out."""
-    return ("explicit_attention",) if dtype == "fp32" else ()
+def legal(dtype: Dtype, *, loops: bool = False) -> tuple[str, ...]:
+    """What the builder reads: see `engines.trt.versions.form`."""
+    from engines.trt.versions import RTX as VERSION
+    from engines.trt.versions import form
+
+    return form(VERSION, dtype, loops=loops)
 
 
 def check(options: tuple[str, ...]) -> None:

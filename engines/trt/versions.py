@@ -142,12 +142,13 @@ def of(number: str, *, rtx: bool = False) -> Version:
     return max((row for row in VERSIONS if row.since <= (major, minor)), key=lambda row: row.since, default=VERSIONS[0])
 
 
-def form(version: Version, dtype: str) -> tuple[str, ...]:
+def form(version: Version, dtype: str, *, loops: bool = False) -> tuple[str, ...]:
     """Passes (`graph_passes.legalise.LEGAL`) that bring a graph of opset 23 into the form which that version reads.
 
-    Attention in fp32 has a fused kernel nowhere, and none else unless it is written out.
+    Attention in fp32 has a fused kernel nowhere, and beside a Loop the compiler fails over it in many graphs
+    (TensorRT-RTX 1.7.1) unless it is written out; then it is fused there, too.
     """
     if "Attention" not in version.types:
         counted = () if "INT64" in version.types["CumSum"] else ("float_cumsum",)
         return (*WRITTEN_OUT, *counted, f"opset_{version.opset}")
-    return ("explicit_attention",) if dtype == "fp32" else ()
+    return ("explicit_attention",) if dtype == "fp32" or loops else ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from engines.trt import rules
 from engines.trt.jetson.boards import JetPack
 from engines.trt.jetson.commands import Part
 from engines.trt.versions import form
-from exporter.graph_choice import GRAPHS, published, with_functions
+from exporter.graph_choice import GRAPHS, has_loops, published, with_functions
 from exporter.orders import Bits
 from graph_passes.legalise import LEGAL
 
@@ -64,7 +64,8 @@ class Yard:
         """One part's graph, in the form that this TensorRT reads; a refusal is noted instead."""
         graph = _graph(self.root, self.contract, name, dtype, self.wish)
         model = ir.load(self.root / graph)
-        done = [LEGAL[each](model) for each in form(self.jetpack.version, dtype)]
+        loops = has_loops(model)
+        done = [LEGAL[each](model) for each in form(self.jetpack.version, dtype, loops=loops)]
         file = f"{GRAPHS}/{Path(graph).name}"
         ir.save(model, out / file)
         reasons = [reason for result in done for reason in result.refusals]
@@ -74,10 +75,8 @@ class Yard:
         if self.wish.settings.plugin and model.functions:
             model.functions.clear()  # the plugin's kernels stand for them, whatever the version
             ir.save(model, out / file)
-        if any(node.op_type == "Loop" for node in model.graph):
-            limits = replace(limits, batch=1)  # as `build_engines` does
-        ports = self.contract["parts"][name]["inputs"]
-        self.parts.append(Part(name, file, profiles(name, {p["name"]: p["shape"] for p in ports}, limits)))
+        ports, shown = self.contract["parts"][name]["inputs"], limits.varying if loops else limits
+        self.parts.append(Part(name, file, profiles(name, {p["name"]: p["shape"] for p in ports}, shown)))
         self._weigh(name, model, file, out)
 
     def _weigh(self, name: str, model: ir.Model, file: str, out: Path) -> None:

@@ -27,7 +27,7 @@ form = ()
 def available(): return None
 def version(): return "1"
 def dtype(checkpoint): return "fp16"
-def legal(dtype): return form
+def legal(dtype, loops): return form
 def check(options): pass
 def build(job):
     builds.append(job)

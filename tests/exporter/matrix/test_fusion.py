@@ -2,18 +2,17 @@
 
 import pytest
 
-from engines.errors import UserError
 from exporter.registry import method_names
 from tests.exporter.matrix import fusion
-from tests.exporter.matrix.test_pairs import LABEL, UNBUILT, checked, covering, listed, models, play
+from tests.exporter.matrix.test_pairs import DEEP, LABEL, SHALLOW, covering, models, play
 
 __all__ = ["models"]
-APART = [pair for pair in listed() if pair not in checked()]  # minutes each, or refused on another family
+APART = [pair for pair in covering() if pair not in (*DEEP, *SHALLOW)]  # minutes each
 
 
 def test_every_method_has_a_row():
-    assert set(fusion.table()) == {str(pair) for pair in listed()}
-    assert {pair.method for pair in listed()} == set(method_names()) - UNBUILT
+    assert set(fusion.table()) == {str(pair) for pair in covering()}
+    assert {pair.method for pair in covering()} == set(method_names())
 
 
 def test_all_attention_is_fused_and_nothing_waits():
@@ -40,10 +39,3 @@ def test_what_is_worse_is_told():
 def test_what_no_other_test_builds(pair, models, tmp_path):
     outcome = play(pair, models, tmp_path, parity="none")
     fusion.check(pair, outcome.contract["engines"][LABEL])
-
-
-@pytest.mark.matrix
-@pytest.mark.parametrize("pair", [pair for pair in covering() if pair.method in UNBUILT], ids=str)
-def test_what_cannot_be_built_yet(pair, models, tmp_path):
-    with pytest.raises(UserError, match="building 'prefill"):
-        play(pair, models, tmp_path, parity="none")

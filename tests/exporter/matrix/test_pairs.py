@@ -8,7 +8,6 @@ makes of each is held against the table of `tests.exporter.matrix.fusion`.
 import pytest
 from rich.console import Console
 
-from engines.errors import UserError
 from exporter.export import export
 from exporter.recipe import Recipe
 from exporter.registry import families, method_class
@@ -35,13 +34,6 @@ def covering():
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     return tmp_path_factory.mktemp("models")
-
-
-# What TensorRT-RTX 1.7.1's compiler refuses, in one line: searches whose picks are numbered by constants.
-SEARCHES = ("catp", "divprune", "todre")
-# What it has no kernel for: attention in VLA-Pruner's prefill, unless it is written out.
-UNBUILT = {"vla-pruner"}
-REFUSED = {("cdpruner", "LlavaNext"), *((name, kind) for name in SEARCHES for kind in ("LlavaNext", "Qwen25VL"))}
 
 
 def play(pair, models, folder, target=TARGET, parity="full"):
@@ -71,11 +63,6 @@ def aux(role, name, models):
 
 
 def check(pair, models, folder):
-    if (pair.method, pair.family) in REFUSED:
-        with pytest.raises(UserError, match="building 'vision' for trt-rtx"):
-            play(pair, models, folder)
-        assert play(pair, models, folder, "ort-cpu").parity["verdict"] == "pass"
-        return
     outcome = play(pair, models, folder)
     assert outcome.parity["verdict"] == "pass"
     assert set(outcome.parity["cases"]) == {"fp32", "fp16"}
@@ -100,18 +87,6 @@ SHALLOW = [pair for pair in covering() if not deep(pair)]
 PLAYED = [pair for kind in families() for pair in [p for p in SHALLOW if p.family == kind.__name__][:2]]
 OTHERS = [pair for pair in PAIRS if pair not in covering() and not deep(pair)][::2]
 DEEP = [pair for pair in covering() if deep(pair) and pair.method not in LEFT_OUT]
-
-
-def listed():
-    """Each method once, on a family where TensorRT takes it: the rows of the table of fusion."""
-    for pair in (each for each in covering() if each.method not in UNBUILT):
-        able = [each for each in PAIRS if each.method == pair.method and (each.method, each.family) not in REFUSED]
-        yield pair if pair in able else able[0]
-
-
-def checked():
-    """What `check` builds."""
-    return [pair for pair in (*DEEP, *SHALLOW, *OTHERS) if (pair.method, pair.family) not in REFUSED]
 
 
 @pytest.mark.parametrize("pair", PLAYED, ids=str)
