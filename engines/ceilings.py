@@ -8,7 +8,7 @@ from engines.load import Load
 from engines.tables import Table
 from engines.units import milliseconds, times
 
-FLOATS = "16 bits"  # of the decoder's weights
+FLOATS = "16-bit"  # precision of the decoder's weights
 WORTH = 1.05  # times as much must be possible for a row of its own
 ROOFLINE = (
     "The longer of computing and reading, both sides: a limit, not a forecast. Below the ridge (tokens in "
@@ -35,13 +35,11 @@ def ceilings_of(bundle: Mapping[str, Any]) -> dict[str, Ceiling]:
 def ceiling_table(limits: Mapping[str, Ceiling]) -> Table:
     """The most that this budget can give on one GPU, by the precision of the decoder's weights."""
     answers = OUTPUTS[1:]
-    sides = ("GPU", "batch", "weights", "ridge", "dense", "pruned", "prefill")
-    gpu = limits[FLOATS].gpu
+    most = limits[FLOATS]
+    gpu, sides = most.gpu, (f"{most.gpu.name}, batch {most.batch}", "ridge", "dense", "pruned", "prefill")
     rows = tuple(
         (
-            gpu.name,
-            str(limit.batch),
-            weights,
+            f"{weights} weights",
             f"{ridge(gpu, limit.weight_bytes):.0f}",
             milliseconds(limit.before.prefill_s),
             milliseconds(limit.after.prefill_s),

@@ -147,12 +147,13 @@ def ceilings(gpu, **changed):
 
 
 def test_ceiling_of_the_gpu_that_the_recipe_names():
-    assert [row[:8] for gpu in ("h200", "thor") for row in ceilings(gpu).rows] == [
-        ("H200", "1", "16 bits", "184", "10.2 ms", "3.09 ms", "x3.31", "x3.01"),
-        ("H200", "1", "int8", "92", "10.2 ms", "1.71 ms", "x5.98", "x4.92"),
-        ("Jetson Thor T5000", "1", "16 bits", "916", "49.6 ms", "48.6 ms", "x1.02", "x1.02"),
-        ("Jetson Thor T5000", "1", "int8", "458", "32.3 ms", "24.4 ms", "x1.32", "x1.3"),
-        ("Jetson Thor T5000", "1", "int4", "241", "32.3 ms", "12.9 ms", "x2.5", "x2.29"),
+    assert [ceilings(gpu).columns[0] for gpu in ("h200", "thor")] == ["H200, batch 1", "Jetson Thor T5000, batch 1"]
+    assert [row[:6] for gpu in ("h200", "thor") for row in ceilings(gpu).rows] == [
+        ("16-bit weights", "184", "10.2 ms", "3.09 ms", "x3.31", "x3.01"),
+        ("int8 weights", "92", "10.2 ms", "1.71 ms", "x5.98", "x4.92"),
+        ("16-bit weights", "916", "49.6 ms", "48.6 ms", "x1.02", "x1.02"),
+        ("int8 weights", "458", "32.3 ms", "24.4 ms", "x1.32", "x1.3"),
+        ("int4 weights", "241", "32.3 ms", "12.9 ms", "x2.5", "x2.29"),
     ]
     shown = ceilings("thor").note
     assert "Jetson Thor T5000 250 TFLOP/s" in shown
@@ -161,7 +162,7 @@ def test_ceiling_of_the_gpu_that_the_recipe_names():
 
 def test_no_word_of_fewer_bits_where_they_lift_nothing():
     shown = ceilings("h200", pictures=[{"patches": 2880, "tokens": 1440}], ran=[1440] * 32)
-    assert [row[2] for row in shown.rows] == ["16 bits"]
+    assert [row[0] for row in shown.rows] == ["16-bit weights"]
     assert "--weights" not in shown.note
 
 
