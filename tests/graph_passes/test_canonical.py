@@ -160,4 +160,4 @@ def test_time_grows_with_the_layers():
         assert canonical.run(model).rewrites == 1
         return time.process_time() - start
 
-    assert took(128) < 32 * 4 * max(took(4), 0.005)
+    assert min(took(128) for _ in range(3)) < 32 * 4 * max(took(4), 0.005)  # the collector may come by

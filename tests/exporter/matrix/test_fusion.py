@@ -2,7 +2,6 @@
 
 import pytest
 
-from exporter.registry import method_names
 from tests.exporter.matrix import fusion
 from tests.exporter.matrix.test_pairs import DEEP, LABEL, SHALLOW, covering, models, play
 
@@ -12,7 +11,6 @@ APART = [pair for pair in covering() if pair not in (*DEEP, *SHALLOW)]  # minute
 
 def test_every_method_has_a_row():
     assert set(fusion.table()) == {str(pair) for pair in covering()}
-    assert {pair.method for pair in covering()} == set(method_names())
 
 
 def test_all_attention_is_fused_and_nothing_waits():

@@ -44,7 +44,7 @@ def test_a_part_for_each_grid_and_parity_on_all_levels(bundle):
     assert list(outcome.contract["parts"]) == ["vision.1x2", "vision.2x2", "embed", "decoder"]
     told = [(form["part"], form["views"], form["tokens"]) for form in outcome.contract["pictures"]]
     assert told == [("vision.1x2", 3, 12), ("vision.2x2", 5, 20)]
-    assert outcome.contract["engines"]["trt-rtx"]["files"].keys() == outcome.contract["parts"].keys()
+    assert outcome.contract["engines"]["trt-rtx-sm89"]["files"].keys() == outcome.contract["parts"].keys()
     assert (outcome.path / "preview.png").stat().st_size > 1000
 
 
