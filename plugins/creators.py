@@ -30,16 +30,11 @@ def register(module: ModuleType, tell: Tell | None = None) -> None:
     """
     preload(module)
     registry = module.get_plugin_registry()
+    known = {(each.name, each.plugin_namespace) for each in registry.all_creators}
     for operator in FIELDS:
-        if registry.get_creator(operator, VERSION, DOMAIN) is None:
+        if (operator, DOMAIN) not in known:  # to ask for a creator that is not there is an error
             _KEPT.append(_creator(module, operator, tell or _silent))
             registry.register_creator(_KEPT[-1], DOMAIN)
-
-
-def unregister(module: ModuleType) -> None:
-    """Take out what `register` put there."""
-    while _KEPT:
-        module.get_plugin_registry().deregister_creator(_KEPT.pop())
 
 
 def _silent(_: str) -> None:

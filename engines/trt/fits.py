@@ -5,9 +5,9 @@ from typing import Any
 
 from engines.errors import UserError
 from engines.trt.gpu import PORTABLE, generation, missing
-from engines.trt.native import RTX, Native, installed, native, numbers
+from engines.trt.native import FULL, RTX, Native, installed, native, numbers
 
-AMPERE = 80
+LEAST = {RTX: 86, FULL: 80}  # what a portable plan runs on: TensorRT-RTX's own set begins later
 
 
 def check_fits(entry: Mapping[str, Any], target: str, module: str, install: str) -> None:
@@ -33,7 +33,7 @@ def check_fits(entry: Mapping[str, Any], target: str, module: str, install: str)
     if not _runs_on(native(module), here):
         again = "build them here with tp-export build BUNDLE --target trt"
         raise UserError(f"{module} does not run on this GPU, which is {here}: {again}")
-    if not _gpu_fits(entry["gpu"], here):
+    if not _gpu_fits(entry["gpu"], here, LEAST[module]):
         more = f":{here}" if target == "trt-rtx" else ""
         raise UserError(f"these engines are for {entry['gpu']}, the GPU here is {here}: {again}{more}")
 
@@ -49,5 +49,5 @@ def _runs_on(trt: Native, here: str) -> bool:
     return trt.__name__ != RTX or here.upper() in trt.ComputeCapability.__members__
 
 
-def _gpu_fits(built: str, here: str) -> bool:
-    return int(here.removeprefix("sm")) >= AMPERE if built == PORTABLE else here in built.split(",")
+def _gpu_fits(built: str, here: str, least: int) -> bool:
+    return int(here.removeprefix("sm")) >= least if built == PORTABLE else here in built.split(",")

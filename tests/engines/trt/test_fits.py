@@ -61,6 +61,9 @@ def test_another_gpu_is_refused_with_the_command_that_helps(here):
     refuse(trt, f"these engines are for sm90, the GPU here is sm89: {AGAIN} trt", builder="10.13.2", gpu="sm90")
     line = f"these engines are for sm86, the GPU here is sm89: {AGAIN} trt-rtx:sm89"
     refuse(trt_rtx, line, builder="1.7.1", gpu="sm86")
+    here((8, 0))  # not in TensorRT-RTX's own set, which it builds for if asked
+    line = f"these engines are for {PORTABLE}, the GPU here is sm80: {AGAIN} trt-rtx:sm80"
+    refuse(trt_rtx, line, builder="1.7.1", gpu=PORTABLE)
     here((7, 5))
     line = f"these engines are for {PORTABLE}, the GPU here is sm75: {AGAIN} trt"
     refuse(trt, line, builder="10.13.2", gpu=PORTABLE)
