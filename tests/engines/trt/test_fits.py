@@ -14,7 +14,7 @@ PORTABLE = "portable, Ampere and later"
 @pytest.fixture
 def here(monkeypatch, cuda):
     """A machine with a GPU and the runtimes."""
-    known = enum.IntEnum("ComputeCapability", ["SM86", "SM89", "SM120"])
+    known = enum.IntEnum("ComputeCapability", ["SM80", "SM86", "SM89", "SM120"])
     modules = {
         "tensorrt": SimpleNamespace(__name__="tensorrt", __version__="10.13.2.6"),
         "tensorrt_rtx": SimpleNamespace(__name__="tensorrt_rtx", __version__="1.7.1.116", ComputeCapability=known),
