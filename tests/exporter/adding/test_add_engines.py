@@ -142,14 +142,14 @@ def test_graphs_are_engines_too(path):
 
 def test_a_target_that_reads_another_form_has_its_own_graph(toy, path):
     toy.form = ("explicit_attention",)
-    toy.legal = lambda _: ("explicit_attention",)
+    toy.legal = lambda _, loops: ("explicit_attention",)
     for _ in range(2):
         add(path)
         assert entry(path)["graphs"]["vision"] == "onnx/vision.fp16.toy.onnx"
         assert entry(path)["graphs"]["embed"] == "onnx/embed.fp16.onnx"
         assert whole(path)
     assert len(toy.builds) == 3
-    toy.legal = lambda _: ()
+    toy.legal = lambda _, loops: ()
     add(path)
     assert not (path / "onnx/vision.fp16.toy.onnx").exists()
     assert whole(path)

@@ -32,7 +32,7 @@ def contract_and_die(number):
 
 moment, path, toys = sys.argv[1:]
 toy = add_toy(Path(toys))
-toy.legal = lambda _: ("explicit_attention",)
+toy.legal = lambda _, loops: ("explicit_attention",)
 where, name, what = {
     "surveying": (toy, "version", die),
     "building": (toy, "build", die),
@@ -54,7 +54,7 @@ MOMENTS = ["surveying", "building", "taking", "before all", "removed", "moved", 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("replaces", [False, True])
 def test_a_kill_leaves_a_whole_bundle_that_a_second_build_completes(toy, path, tmp_path, moment, replaces):
-    toy.legal = lambda _: ("explicit_attention",)
+    toy.legal = lambda _, loops: ("explicit_attention",)
     if replaces:
         add(path, settings=Settings(level=1))
     (path / "level").write_text("2")
