@@ -1,10 +1,17 @@
 """What backends share whose engine is the .onnx file itself."""
 
+import os
+
 from engines.child import run_in_child
 from engines.errors import UserError
 from engines.registry import BuildJob, BuildResult, Dtype
 
 RUNNABLE: tuple[Dtype, ...] = ("fp32", "fp16")  # precisions that runtimes of graphs compute on a CPU
+
+
+def cpus() -> int:
+    """The CPUs that this process may use, where the system says."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def refuse_options(target: str, options: tuple[str, ...]) -> None:

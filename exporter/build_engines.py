@@ -20,9 +20,9 @@ from exporter.graph_choice import Graph, legal, published, with_functions
 from exporter.orders import Entry, Order, Work, note, told
 from exporter.progress import Reporter, Step
 from exporter.publish import Records, place, record
+from plugins.library import NAME as LIBRARY
 
 LAYERS = ".layers.json"
-LIBRARY = "libtp_export_plugins.so"
 
 
 @dataclass(frozen=True)

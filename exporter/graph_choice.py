@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 
 from engines.errors import UserError
@@ -17,7 +16,7 @@ from exporter.disk import sync
 from graph_passes.legalise import LEGAL
 
 PENDING = ".pending-"  # begins the names of graphs that no published bundle.json knows yet
-GRAPHS, LOOP = "onnx", "Loop"
+GRAPHS = "onnx"
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,11 @@ class Graph:
     @classmethod
     def of(cls, root: Path, path: Path, name: str) -> Graph:
         """Reads it, but not its weights."""
-        model = onnx.load(path, load_external_data=False)
-        stored = {e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"}
+        model = ir.load(path)
+        tensors = (value.const_value for value in model.graph.initializers.values())
+        stored = {str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
         weights = tuple(sorted((path.parent / each).relative_to(root).as_posix() for each in stored))
-        return cls(path, name, weights, any(node.op_type == LOOP for node in model.graph.node))
+        return cls(path, name, weights, has_loops(model))
 
     def settle(self, root: Path) -> None:
         """Gives a new graph its own name."""
@@ -85,7 +85,7 @@ def with_functions(root: Path, parts: Mapping[str, Any], part: str, dtype: Dtype
 
 def has_loops(model: ir.Model) -> bool:
     """Whether a graph has a loop outside of all functions."""
-    return any(node.op_type == LOOP for node in model.graph)
+    return any(node.op_type == "Loop" for node in model.graph)
 
 
 def legal(root: Path, name: str, target: Target, dtype: Dtype, label: str) -> tuple[Path, str]:

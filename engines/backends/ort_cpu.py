@@ -1,6 +1,5 @@
 """ONNX Runtime on the CPU: the .onnx file is the engine."""
 
-import os
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from engines.errors import UserError
 from engines.feeds import check_feeds
-from engines.graph_engine import proved, refuse_options
+from engines.graph_engine import cpus, proved, refuse_options
 from engines.registry import Arrays, BuildJob, BuildResult, Dtype, Runner
 
 name = "ort-cpu"
@@ -92,7 +91,7 @@ def _session(path: Path, *, low: bool = False) -> Native:
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = _cpus()
+    settings.intra_op_num_threads = cpus()
     # threads that spin between runs would slow every other session of this process
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # weights of 4 and 8 bits are multiplied in fp32, as in every other runtime; the default rounds the other side, too
@@ -110,11 +109,6 @@ def _session(path: Path, *, low: bool = False) -> Native:
         )
     except _errors() as error:
         raise UserError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
-
-
-def _cpus() -> int:
-    """The CPUs that this process may use, where the system says."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _errors() -> tuple[type[Exception], ...]:

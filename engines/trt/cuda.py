@@ -49,12 +49,6 @@ class Memory:
         """Until the stream is idle: UserError if anything on it failed."""
         self._done(self._cuda.cudaStreamSynchronize(self.stream))
 
-    def free(self) -> None:
-        """Gives everything back."""
-        for address, _ in self._buffers.values():
-            self._cuda.cudaFree(address)
-        self._buffers.clear()
-
     def _done(self, answer: tuple[Any, ...]) -> Any:
         """What a call returned behind its error code."""
         error = answer[0]

@@ -1,7 +1,6 @@
 """The layers of a plan, written beside it: as the engine inspector tells them, or else the builder's log."""
 
 import json
-import tempfile
 from pathlib import Path
 
 from engines.errors import UserError
@@ -21,7 +20,7 @@ def list_layers(trt: Native, logger: Native, plan: Path) -> list[layers.Layer]:
     Full TensorRT has a GPU to open the plan on, and an inspector; if that fails, or for TensorRT-RTX, which may have
     no GPU, it is what the builder logged.
     """
-    found = (_inspected(trt, logger, plan) if trt.__name__ == FULL else []) or _logged(logger.layers)
+    found = (_inspected(trt, logger, plan) if trt.__name__ == FULL else []) or layers.read(logger.layers)
     layers.save(found, layers_file(plan))
     return found
 
@@ -32,10 +31,3 @@ def _inspected(trt: Native, logger: Native, plan: Path) -> list[layers.Layer]:
     except UserError:  # such as no room on the GPU beside the builder
         return []
     return layers.from_inspector(json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON)))
-
-
-def _logged(text: str) -> list[layers.Layer]:
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8") as log:
-        log.write(text)
-        log.flush()
-        return layers.read(Path(log.name))

@@ -6,9 +6,10 @@ from typing import Any
 from engines.errors import UserError
 from engines.trt.native import Native, listener, native
 from engines.trt.parse import load_plugins
-from engines.trt.runtime import LIBRARY, deserialised
+from engines.trt.runtime import deserialised
 from engines.trt.words import complaint, refusal
 from engines.trt.write import write
+from plugins.library import NAME as LIBRARY
 
 
 def refit_plan(module: str, plan: str, onnx: str, out: str) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from engines.trt.native import Native, installed, listener, native
 from engines.trt.parse import load_plugins
 from engines.trt.plan import Plan
 from engines.trt.words import one_line
-
-LIBRARY = "libtp_export_plugins.so"  # beside a plan that needs it
+from plugins.library import NAME as LIBRARY
 
 
 def open_plan(path: Path, target: str, module: str, *, low: bool) -> Runner:

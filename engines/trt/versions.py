@@ -52,6 +52,8 @@ class Version:
 
 _REDUCED = {f"Reduce{kind}": 1 for kind in ("L1", "L2", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")}
 _AXES = {**_REDUCED, "Squeeze": 1, "Unsqueeze": 1}
+_PARSED = {**_AXES, "CumSum": 1, "OneHot": 1}
+_BOTH = ("ampere+", "sameComputeCapability")
 _COUNTED: Dtypes = {**TYPES, **FOUR_BITS, "CumSum": NUMBERS}
 _WHOLE: Dtypes = {**_COUNTED, **ATTENTION, **IN_PLACE, "Pow": NUMBERS}
 
@@ -64,7 +66,7 @@ VERSIONS = (
         types=TYPES,
         plugin="stripped",
         hardware=("ampere+",),
-        constants={**_AXES, "CumSum": 1, "OneHot": 1},
+        constants=_PARSED,
         source="operator tables of 10.0 (opset 9 to 20) and 10.6 (types), changelog of the parser; never run",
     ),
     Version(
@@ -74,8 +76,8 @@ VERSIONS = (
         opset=22,
         types=_COUNTED,
         plugin="preferred",
-        hardware=("ampere+", "sameComputeCapability"),
-        constants={**_AXES, "CumSum": 1, "OneHot": 1},
+        hardware=_BOTH,
+        constants=_PARSED,
         cumsums=False,
         source="operator table of 10.8, release notes of 10.13 and 10.14, onnx-tensorrt issue 1034; never run",
     ),
@@ -86,8 +88,8 @@ VERSIONS = (
         opset=24,
         types=_WHOLE,
         plugin="flag",
-        hardware=("ampere+", "sameComputeCapability"),
-        constants={**_AXES, "CumSum": 1, "OneHot": 1},
+        hardware=_BOTH,
+        constants=_PARSED,
         cumsums=False,
         source="operator table and importers of 10.15, onnx-tensorrt issue 1034; never run",
     ),
@@ -98,9 +100,9 @@ VERSIONS = (
         opset=24,
         types=_WHOLE,
         plugin="flag",
-        hardware=("ampere+", "sameComputeCapability"),
+        hardware=_BOTH,
         typed="",
-        constants={**_AXES, "CumSum": 1, "OneHot": 1},
+        constants=_PARSED,
         source="operator table of 10.15, migration guide and release notes of 11.0 to 11.5; never run",
     ),
 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from engines.graph_engine import cpus
 from engines.memory import available
 from exporter.fleet.matrix import Matrix
 from exporter.recipe import Recipe
@@ -15,12 +15,11 @@ COPIES = {"full": 8, "vision": 2, "none": 2}  # of a checkpoint in 16 bits that 
 
 def room(matrix: Matrix) -> int:
     """One for each CPU, fewer where the memory does not suffice; at least one."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free = available()
     if free is None:
-        return cpus
+        return cpus()
     most = max(_need(bundle.recipe) for bundle in matrix.bundles)
-    return max(1, min(cpus, free // most))
+    return max(1, min(cpus(), free // most))
 
 
 def _need(recipe: Recipe) -> int:

@@ -12,7 +12,7 @@ from engines.bundle import hash_file, open_bundle
 from engines.errors import UserError
 from engines.profiles import Limits
 from engines.trt.jetson.boards import JETPACKS, Board, board_for
-from engines.trt.jetson.commands import LIBRARY, arguments, command
+from engines.trt.jetson.commands import arguments, command
 from engines.trt.jetson.needs import GIB, Needs
 from engines.trt.jetson.readme import readme
 from engines.trt.jetson.script import script
@@ -21,6 +21,7 @@ from exporter import __version__
 from exporter.graph_choice import GRAPHS
 from exporter.jetson.parts import Wish, Yard, precision
 from exporter.publish import staging
+from plugins.library import NAME as LIBRARY
 
 SCRIPT = "build_on_device.sh"
 WORKSPACE = 2048  # MiB

